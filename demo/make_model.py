@@ -80,7 +80,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor to write. `shape` is rows, columns (or one length); `scale` is the standard deviation of the weights."""
+    """One tensor to write: `shape` is rows, columns (or one length), `scale` the standard deviation of its weights."""
 
     name: str
     shape: tuple[int, ...]
@@ -96,9 +96,7 @@ def fit_shape(architecture: str, megabytes: int, layers: int, vocabulary: int) -
     elements = megabytes * MIB * BLOCK / BLOCK_BYTES
     step = HEAD_DIM * HEADS_PER_KV
     embedding = step
-    while (
-        layers * SQUARES_PER_LAYER * (embedding + step) ** 2 + 2 * vocabulary * (embedding + step) <= elements * 1.05
-    ):
+    while layers * SQUARES_PER_LAYER * (embedding + step) ** 2 + 2 * vocabulary * (embedding + step) <= elements * 1.05:
         embedding += step
     attention = 2 * embedding**2 + 2 * embedding**2 // HEADS_PER_KV
     left = (elements - 2 * vocabulary * embedding) / layers - attention
@@ -294,7 +292,7 @@ def is_current(path: Path, note: Path, wanted: dict[str, str | int]) -> bool:
         found = json.loads(note.read_text("utf-8"))
     except json.JSONDecodeError:
         return False
-    return found.get("recipe") == wanted and found.get("bytes") == path.stat().st_size
+    return isinstance(found, dict) and (found.get("recipe"), found.get("bytes")) == (wanted, path.stat().st_size)
 
 
 def main(argv: list[str] | None = None) -> int:
