@@ -1,0 +1,160 @@
+"""Debian roots: made once per suite with mmdebstrap, then shared read-only by all nodes.
+
+A root is complete or not there: it is made in a directory beside its place and renamed. Its name
+carries a hash of what it was made from, so that a change of this file makes new roots and leaves
+those alone that running nodes stand on.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from . import host, record
+from .names import NODE_UID, NODE_USER, PROXY_ADDRESS, PROXY_PORT, LabError
+
+#: What a freshly installed Debian server has and the lab's nodes therefore have too. Ansible's
+#: apt module needs python3-apt even to say what it would do.
+PACKAGES = (
+    "ca-certificates dbus iproute2 openssh-server procps python3 python3-apt sudo systemd"
+    " systemd-sysv"
+).split()
+
+#: Run with the new root as $1. Timers of apt are masked because their runs hold dpkg's lock at
+#: times that no test chooses; getty because there is no terminal.
+CUSTOMIZE = f"""
+set -eu
+chroot "$1" useradd --uid {NODE_UID} --user-group --create-home --shell /bin/bash {NODE_USER}
+echo '{NODE_USER} ALL=(ALL) NOPASSWD: ALL' > "$1/etc/sudoers.d/{NODE_USER}"
+chmod 0440 "$1/etc/sudoers.d/{NODE_USER}"
+rm -f "$1"/etc/ssh/ssh_host_*
+for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer \\
+    dpkg-db-backup.timer console-getty.service getty@.service systemd-networkd.service; do
+    ln -sf /dev/null "$1/etc/systemd/system/$unit"
+done
+"""
+
+#: mmdebstrap's messages, in order, for "step k of n".
+_PHASES = (
+    ("running apt-get update", "reading package lists"),
+    ("downloading packages", "downloading packages"),
+    ("extracting archives", "unpacking"),
+    ("installing essential", "installing essential packages"),
+    ("installing remaining", "installing the other packages"),
+    ("cleaning package lists", "cleaning up"),
+)
+
+
+def key(suite: str) -> str:
+    """The directory name of a suite's root, such as ``bookworm-1a2b3c4d5e6f``."""
+    recipe = "\n".join([suite, *PACKAGES, CUSTOMIZE])
+    return f"{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+
+
+def path(name: str) -> Path:
+    """Where the root of that name is or will be."""
+    return host.CACHE / "roots" / name
+
+
+def phase(line: str) -> str | None:
+    """``step 2 of 6, downloading packages`` from a line of mmdebstrap, or None."""
+    for number, (needle, words) in enumerate(_PHASES, 1):
+        if needle in line:
+            return f"step {number} of {len(_PHASES)}, {words}"
+    return None
+
+
+def ensure(suite: str) -> str:
+    """Make the suite's root unless it is there; return its directory name."""
+    name = key(suite)
+    if path(name).is_dir():
+        return name
+    path(name).parent.mkdir(parents=True, exist_ok=True)
+    with record.locked(f"root-{name}", f"waiting for the {suite} root that another lab makes"):
+        clean(name)
+        if not path(name).is_dir():
+            _make(suite, name)
+    return name
+
+
+def clean(name: str) -> None:
+    """Remove what a killed build left of a root; the caller holds the root's lock."""
+    for leftover in path(name).parent.glob(f".{name}.*"):
+        shutil.rmtree(leftover)
+
+
+def clean_all() -> None:
+    """Remove what killed builds left, for roots that nobody is making now."""
+    for leftover in path("").glob(".*"):
+        name = leftover.name[1:].rpartition(".")[0]
+        with record.locked(f"root-{name}", f"waiting for the root {name} that another lab makes"):
+            clean(name)
+
+
+def _make(suite: str, name: str) -> None:
+    host.say(f"making the {suite} root with mmdebstrap, once (about half a minute)")
+    begin = time.monotonic()
+    target = path(name).with_name(f".{name}.{os.getpid()}")
+    proxy = f'Acquire::http::Proxy "http://{PROXY_ADDRESS}:{PROXY_PORT}";'
+    mmdebstrap = [
+        *("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"),
+        f"--include={','.join(PACKAGES)}",
+        f"--aptopt={proxy}",
+        "--dpkgopt=force-unsafe-io",
+        f"--customize-hook={CUSTOMIZE}",
+        *(suite, str(target)),
+    ]
+    # In a pid namespace of its own, and killed with us: whatever ends labctl ends the build.
+    # The check of $PPID covers a labctl that died before the kernel was told to watch it.
+    guarded = [
+        *("setpriv", "--pdeathsig", "KILL"),
+        *("sh", "-c", '[ "$PPID" = "$0" ] || exit 1; exec "$@"', str(os.getpid())),
+        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+        *mmdebstrap,
+    ]
+    try:
+        tail = _follow(suite, guarded, begin)
+    except LabError:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    if tail is not None:
+        shutil.rmtree(target, ignore_errors=True)
+        raise LabError(f"mmdebstrap could not make the {suite} root:\n{tail}")
+    os.rename(target, path(name))
+    host.say(f"{suite} root ready after {time.monotonic() - begin:.0f} s")
+
+
+def _follow(suite: str, argv: list[str], begin: float) -> str | None:
+    """Run mmdebstrap and tell how far it is; its last lines when it fails, else None."""
+    now = "step 0, starting"
+    lines: list[str] = []
+    done = threading.Event()
+
+    def heartbeat() -> None:
+        while not done.wait(5):
+            host.say(f"{suite} root: {now} ({time.monotonic() - begin:.0f} s)")
+
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=host.ENVIRONMENT,
+    ) as process:
+        beat = threading.Thread(target=heartbeat, daemon=True)
+        beat.start()
+        assert process.stderr is not None  # PIPE above
+        for line in process.stderr:
+            lines = [*lines[-30:], line.rstrip()]
+            if (reached := phase(line)) is not None:
+                now = reached
+                host.say(f"{suite} root: {now} ({time.monotonic() - begin:.0f} s)")
+    done.set()
+    beat.join()
+    return None if process.returncode == 0 else "\n".join(lines)
