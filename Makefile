@@ -1,0 +1,68 @@
+# One command a purpose. `make` alone lists them.
+# Needs Python 3.11 or newer, make and git; `make setup`, which every target runs first, installs the rest.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+NODES ?= 3
+# For `make site` and `make plan`: which cluster, and what else ansible-playbook should be told.
+INVENTORY ?= inventories/lab
+ARGS ?=
+
+CHECK = $(PYTHON) scripts/check.py
+# Molecule and the playbooks look for ansible's other commands on PATH.
+PLAYBOOK = PATH="$(CURDIR)/.venv/bin:$$PATH" ansible-playbook
+
+.PHONY: help setup lab-up lab-down demo site plan test lint test-unit sanity test-lab molecule bench clean
+
+help: ## List the targets
+	@printf 'Usage: make TARGET [VARIABLE=value]\n\n'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | column -t -s "$$(printf '\t')" 2>/dev/null || \
+	  sed -nE 's/^([a-z-]+):.*## (.*)/  \1: \2/p' Makefile
+
+setup: ## Install apt packages and .venv (nothing to do when they are there)
+	@$(PYTHON) scripts/bootstrap.py
+
+demo: setup ## A cluster of three nodes on this machine that answers a question [MODEL=file.gguf or hf://owner/repo/file, NODES=3]
+	@.venv/bin/python demo/run.py --nodes $(NODES)
+
+lab-up: setup ## Boot the lab's nodes on this machine [NODES=3]
+	@$(PLAYBOOK) playbooks/lab_up.yml -e lab_nodes=$(NODES)
+
+lab-down: setup ## Take the lab down; nothing of it stays
+	@$(PLAYBOOK) playbooks/lab_down.yml
+
+site: setup ## Bring a cluster to what its inventory says [INVENTORY=inventories/lab, ARGS='--check --diff']
+	@$(PLAYBOOK) -i $(INVENTORY) playbooks/site.yml $(ARGS)
+
+plan: setup ## Show what `make site` would place where [INVENTORY=inventories/lab, ARGS=...]
+	@$(PLAYBOOK) -i $(INVENTORY) playbooks/plan.yml $(ARGS)
+
+test: ## All checks, from lint to molecule [KEEP_GOING=1]
+	@$(CHECK)
+
+lint: ## ruff, mypy, yamllint, ansible-lint
+	@$(CHECK) setup lint
+
+test-unit: ## Tests that need no nodes
+	@$(CHECK) setup unit
+
+sanity: ## ansible-test sanity
+	@$(CHECK) setup sanity
+
+test-lab: ## Tests on real nodes
+	@$(CHECK) setup lab
+
+molecule: ## The molecule scenario `default`
+	@$(CHECK) setup molecule
+
+bench: setup ## Measure: no-op runs, their slope a node, a second instance [ARGS=...]
+	@.venv/bin/python tests/bench/bench.py $(ARGS)
+
+clean: ## Remove .venv and what the tests and the demo left in the working tree (the lab: make lab-down)
+	@rm -rf .venv .cache .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf collections/ansible_collections/llamacpp/cluster/tests/output
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
