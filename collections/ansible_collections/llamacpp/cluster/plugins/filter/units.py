@@ -1,0 +1,30 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Filters that the unit templates and the roles around them use."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping, Sequence
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _units
+
+
+class FilterModule:
+    """Filters of this file."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return name -> function."""
+        return {
+            "api_keys": _units.api_keys,
+            "digest": _units.digest,
+            "endpoints": endpoints,
+            "local_endpoint": _units.local_endpoint,
+            "model_files": _units.model_files,
+            "retired_units": _units.retired_units,
+            "unit_arguments": _units.unit_arguments,
+        }
+
+
+def endpoints(workers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return ``address:port`` of each worker, in order."""
+    return ["%s:%d" % (worker["host"], worker["port"]) for worker in workers]

@@ -1,0 +1,149 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Install packages of the distribution, with progress, and with a check mode that works on a fresh node."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: packages
+short_description: Install packages with progress
+version_added: 0.1.0
+description:
+  - Installs packages of the distribution with C(apt-get) or C(dnf) and shows how far it is.
+  - M(ansible.builtin.package) does not say how far it is, and on a fresh Debian its check mode fails because
+    C(python3-apt) is not there yet; this module needs nothing but the package manager.
+  - Never upgrades a package that is installed.
+options:
+  name:
+    description: Names of the packages.
+    type: list
+    elements: str
+    required: true
+  progress_file:
+    description: Set by the action plugin. The file to write the progress to.
+    type: path
+extends_documentation_fragment:
+  - llamacpp.cluster.attributes.no_diff
+author:
+  - The llamacpp.cluster authors (@llamacpp-cluster)
+"""
+
+EXAMPLES = r"""
+- name: Install what the build needs
+  llamacpp.cluster.packages:
+    name: [cmake, g++, ninja-build, ccache]
+"""
+
+RETURN = r"""
+missing:
+  description: Packages that were (in check mode, would be) installed, without what they depend on.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.llamacpp.cluster.plugins.module_utils._packages import (
+    DPKG_STATUS,
+    apt_progress,
+    installed_in_status,
+    missing,
+)
+from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
+
+LOCK_SECONDS = 300
+TAIL = 1500
+
+
+class PackageError(Exception):
+    """The package manager did not do it; the text holds its own words."""
+
+
+def find_missing(module: AnsibleModule) -> list[str]:
+    """Ask the package manager's records which packages are not installed."""
+    wanted = module.params["name"]
+    if os.path.exists(DPKG_STATUS):
+        with open(DPKG_STATUS, encoding="utf-8", errors="replace") as stream:
+            return missing(wanted, installed_in_status(stream))
+    _rc, out, _err = module.run_command(["rpm", "--query", "--queryformat", "%{NAME}\\n", *wanted])
+    return missing(wanted, out.split())
+
+
+def apt_get(arguments: list[str], progress: Progress) -> tuple[int, str]:
+    """Run apt-get, show its status pipe as progress; return exit code and output."""
+    reader, writer = os.pipe()
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", LC_ALL="C.UTF-8")
+    command = ["apt-get", "--yes", "--quiet", "-o", "APT::Status-Fd=%d" % writer]
+    command += ["-o", "DPkg::Lock::Timeout=%d" % LOCK_SECONDS, *arguments]
+    # A file, not a pipe: nobody reads the output while the status is read.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        with subprocess.Popen(
+            command, env=environment, pass_fds=[writer], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        ) as process:
+            os.close(writer)
+            with os.fdopen(reader, encoding="utf-8", errors="replace") as status:
+                for line in status:
+                    words = apt_progress(line)
+                    if words:
+                        progress.say(words)
+        output.seek(0)
+        return process.returncode, output.read()
+
+
+def install(module: AnsibleModule, names: list[str], progress: Progress) -> None:
+    """Install (in check mode, rehearse the installation of) packages."""
+    if shutil.which("apt-get"):
+        flags = ["--simulate"] if module.check_mode else []
+        rc, output = apt_get(["install", "--no-install-recommends", *flags, *names], progress)
+        if rc != 0 and not module.check_mode:
+            # The lists may be missing or stale: fetch them and try once more.
+            progress.say("fetching the package lists", now=True)
+            apt_get(["update"], progress)
+            rc, output = apt_get(["install", "--no-install-recommends", *names], progress)
+        if rc != 0 and not (module.check_mode and _no_lists()):
+            raise PackageError("apt-get install %s failed:\n%s" % (" ".join(names), output[-TAIL:]))
+        return
+    dnf = shutil.which("dnf")
+    if not dnf:
+        raise PackageError("neither apt-get nor dnf is there to install %s" % ", ".join(names))
+    progress.say("installing %s" % ", ".join(names), now=True)
+    rc, out, err = module.run_command([dnf, "--quiet", "--assumeno" if module.check_mode else "--assumeyes", "install", *names])
+    if rc != 0 and not module.check_mode:
+        raise PackageError("dnf install %s failed:\n%s" % (" ".join(names), (err or out)[-TAIL:]))
+
+
+def _no_lists() -> bool:
+    """Whether apt has no package lists yet, so that it knows no package; check mode may not fetch them."""
+    lists = "/var/lib/apt/lists"
+    return not any(name.endswith("_Packages") or "_Packages." in name for name in os.listdir(lists))
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "list", "elements": "str", "required": True},
+            "progress_file": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    progress = Progress(module.params["progress_file"])
+    names = find_missing(module)
+    if names:
+        try:
+            install(module, names, progress)
+        except (PackageError, OSError) as error:
+            module.fail_json(msg=str(error), missing=names)
+        finally:
+            progress.close()
+    module.exit_json(changed=bool(names), missing=names)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What stands in unit files and beside them."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _units
+
+
+def test_an_option_a_line():
+    assert _units.unit_arguments(["--rpc", "10.0.1.12:50052,10.0.1.13:50052", "--metrics", "--port", 8080]) == (
+        " \\\n  --rpc 10.0.1.12:50052,10.0.1.13:50052 \\\n  --metrics \\\n  --port 8080"
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "quoted"),
+    [
+        ("plain-1.0_x@y=z", "plain-1.0_x@y=z"),
+        ("two words", '"two words"'),
+        ("100%", '"100%%"'),
+        ("$HOME", '"$$HOME"'),
+        ('say "hi"', '"say \\"hi\\""'),
+        ("back\\slash", '"back\\\\slash"'),
+        ("a;b", '"a;b"'),
+        ("", '""'),
+    ],
+)
+def test_quoting(word, quoted):
+    assert _units.quote(word) == quoted
+
+
+@pytest.mark.parametrize(
+    ("host", "endpoint"),
+    [("0.0.0.0", "http://127.0.0.1:8080"), ("10.0.0.1", "http://10.0.0.1:8080"), ("fd00::1", "http://[fd00::1]:8080")],
+)
+def test_local_endpoint(host, endpoint):
+    assert _units.local_endpoint({"host": host, "port": 8080}) == endpoint
+
+
+def test_retired_units_are_those_of_the_role_that_the_plan_does_not_name():
+    plan = {"nodes": {"node1": {"units": ["llamacpp-new.service"]}}}
+    found = {
+        "llamacpp-old.service": {"role": "head"},
+        "llamacpp-new.service": {"role": "head"},
+        "llamacpp-rpc-old.service": {"role": "worker"},
+    }
+    assert _units.retired_units(plan, "node1", found, "head") == ["llamacpp-old.service"]
+    assert _units.retired_units(plan, "node1", found, "worker") == ["llamacpp-rpc-old.service"]
+    assert _units.retired_units(plan, "gone", found, "head") == ["llamacpp-new.service", "llamacpp-old.service"]
+
+
+def test_api_keys_are_a_line_each():
+    instances = [{"name": "a"}, {"name": "b", "api_keys": ["one", "two"]}]
+    assert _units.api_keys(instances, "b") == "one\ntwo\n"
+    assert _units.api_keys(instances, "a") == ""
+
+
+def test_digest_changes_with_the_value():
+    assert _units.digest({"a": 1}) == _units.digest({"a": 1}) != _units.digest({"a": 2})
+
+
+def test_model_files_of_a_split_set():
+    model = {
+        "files": ["/m/x-00001-of-00002.gguf", "/m/x-00002-of-00002.gguf"],
+        "source": {"path": "/srv/x-00001-of-00002.gguf", "on": "controller"},
+        "sha256": None,
+    }
+    assert _units.model_files({"model": model}) == [
+        {"path": "/srv/x-00001-of-00002.gguf", "url": None, "on": "controller", "dest": model["files"][0], "sha256": None},
+        {"path": "/srv/x-00002-of-00002.gguf", "url": None, "on": "controller", "dest": model["files"][1], "sha256": None},
+    ]
+
+
+def test_model_file_keeps_its_source_under_another_name():
+    model = {"files": ["/m/demo.gguf"], "source": {"url": "http://h/a.gguf", "on": "node"}, "sha256": "ab"}
+    assert _units.model_files({"model": model}) == [
+        {"path": None, "url": "http://h/a.gguf", "on": "node", "dest": "/m/demo.gguf", "sha256": "ab"}
+    ]
