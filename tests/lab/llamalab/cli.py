@@ -1,4 +1,5 @@
 """labctl's command line."""
+
 from __future__ import annotations
 
 import argparse
@@ -8,8 +9,8 @@ import shutil
 import sys
 from typing import Any
 
+from . import faults, watchdog
 from . import lab as labs
-from . import watchdog
 from .names import LABS, NETWORKS, SUITES, Lab, LabError, parse_suites
 
 
@@ -32,9 +33,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NODE=SUITE",
         help=f"a node's Debian release: {', '.join(SUITES)} (may be repeated)",
     )
-    command.add_argument(
-        "--owner-pid", type=int, metavar="PID", help="take the lab down when this process ends"
-    )
+    command.add_argument("--owner-pid", type=int, metavar="PID", help="take the lab down when this process ends")
     _common(command, check=True)
     _common(commands.add_parser("down", help="remove the lab and all it made"), check=True)
     _common(commands.add_parser("status", help="list the nodes"))
@@ -67,9 +66,7 @@ def parser() -> argparse.ArgumentParser:
 def _common(command: argparse.ArgumentParser, *, check: bool = False) -> None:
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     if check:
-        command.add_argument(
-            "--check", action="store_true", help="only tell whether something would change"
-        )
+        command.add_argument("--check", action="store_true", help="only tell whether something would change")
 
 
 def become_root(argv: list[str]) -> None:
@@ -100,21 +97,21 @@ def act(arguments: argparse.Namespace) -> tuple[bool | None, int]:
     if command == "down":
         return labs.down(lab, check=arguments.check), 0
     if command in ("kill", "start"):
-        return (labs.kill if command == "kill" else labs.start)(lab, arguments.node), 0
+        return (faults.kill if command == "kill" else faults.start)(lab, arguments.node), 0
     if command in ("freeze", "thaw"):
-        return labs.freeze(lab, arguments.node, command == "freeze"), 0
+        return faults.freeze(lab, arguments.node, command == "freeze"), 0
     if command in ("cut", "mend"):
         networks = list(NETWORKS) if arguments.network == "both" else [arguments.network]
-        return (labs.cut if command == "cut" else labs.mend)(lab, arguments.node, networks), 0
+        return (faults.cut if command == "cut" else faults.mend)(lab, arguments.node, networks), 0
     if command == "shape":
-        return labs.shape(lab, arguments.network, arguments.rate), 0
+        return faults.shape(lab, arguments.network, arguments.rate), 0
     if command == "exec":
         argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
         if not argv:
             raise LabError("exec: say what to run, such as: exec node1 -- systemctl status")
-        return None, labs.execute(lab, arguments.node, argv)
+        return None, faults.execute(lab, arguments.node, argv)
     if command == "_watch":
-        if watchdog.wait(lab, arguments.owner_pid):
+        if watchdog.watch(lab, arguments.owner_pid):
             labs.down(lab)
         return None, 0
     return None, 0

@@ -1,4 +1,5 @@
 """The host: where the lab keeps its things, how it runs commands and how it reports progress."""
+
 from __future__ import annotations
 
 import os
@@ -55,8 +56,7 @@ def run(
         raise LabError(f"`{' '.join(argv)}` did not end within {timeout:.0f} s") from None
     if check and done.returncode != 0:
         raise LabError(
-            f"`{' '.join(argv)}` failed with status {done.returncode}:"
-            f" {(done.stderr or done.stdout).strip()}"
+            f"`{' '.join(argv)}` failed with status {done.returncode}: {(done.stderr or done.stdout).strip()}"
         )
     return done
 
@@ -67,6 +67,13 @@ def owner() -> tuple[int, int] | None:
     if uid.isdecimal() and gid.isdecimal() and uid != "0":
         return int(uid), int(gid)
     return None
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory that everyone may enter, whatever root's umask is."""
+    for missing in reversed([parent for parent in (path, *path.parents) if not parent.exists()]):
+        missing.mkdir(exist_ok=True)
+        missing.chmod(0o755)
 
 
 def write_text(path: Path, text: str, mode: int = 0o644, *, for_owner: bool = False) -> bool:

@@ -1,4 +1,5 @@
 """Inventories and SSH files that lead to a lab's nodes: text, no access to the nodes."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping

@@ -1,24 +1,22 @@
-"""What labctl does with a lab: up, down, faults, status."""
+"""Bringing a lab up, taking it down, telling what is there."""
+
 from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
-import time
 import uuid
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from . import (
+    faults,
     host,
     inventory,
     network,
     node,
     preflight,
     proxy,
+    reach,
     record,
     roots,
     supervise,
@@ -32,27 +30,8 @@ from .names import (
     LabError,
     node_names,
     node_number,
-    rate_bits,
 )
 from .record import LabRecord, NodeRecord, state_directory
-
-
-def _lock(lab: Lab) -> AbstractContextManager[None]:
-    return record.locked(lab.name, f"waiting for another labctl at work on the lab {lab.name!r}")
-
-
-@contextmanager
-def _existing(lab: Lab, name: str | None) -> Iterator[LabRecord]:
-    """The locked record of a lab that is up and has the node ``name``."""
-    with _lock(lab):
-        known = record.load(lab)
-        if known is None:
-            raise LabError(f"the lab {lab.name!r} is down; bring it up first")
-        if name is not None and name not in known.nodes:
-            raise LabError(
-                f"the lab {lab.name!r} has no {name}; its nodes are: {', '.join(known.nodes)}"
-            )
-        yield known
 
 
 def up(
@@ -71,7 +50,7 @@ def up(
     strangers = sorted(set(suites) - set(wanted), key=node_number)
     if strangers:
         raise LabError(f"--suite names {', '.join(strangers)}, but the lab is to have {count} nodes")
-    with _lock(lab):
+    with record.at_work(lab):
         known = record.load(lab)
         _check_suites(known, suites)
         if not _pending(lab, known, wanted):
@@ -79,7 +58,7 @@ def up(
                 return False
             assert known is not None  # nothing is pending only where there is a lab
             _files(lab, known)
-            watchdog.ensure(lab, known, owner_pid)
+            watchdog.ensure(lab, owner_pid)
             return False
         if check:
             return True
@@ -92,8 +71,9 @@ def up(
         }
         preflight.check(lab, new_roots=len(missing), new_nodes=len(new))
         network.check_host_links(lab)
+        network.check_namespaces(lab, known, wanted)
         known.save()
-        watchdog.ensure(lab, known, owner_pid)
+        watchdog.ensure(lab, owner_pid)
         _make(lab, known, wanted, suites)
         return True
 
@@ -109,14 +89,14 @@ def _check_suites(known: LabRecord | None, suites: dict[str, str]) -> None:
 
 def _pending(lab: Lab, known: LabRecord | None, wanted: list[str]) -> bool:
     """Whether anything differs from ``wanted`` nodes, all running, connected and answering."""
-    if known is None or list(known.nodes) != wanted:
+    if known is None or set(known.nodes) != set(wanted):
         return True
     if not network.switch_is_up(lab, known) or not proxy.answers():
         return True
     for name in wanted:
         if not known.nodes[name].seeded or known.nodes[name].cut:
             return True
-        if supervise.state(lab.unit(name)) != "running" or not _greets(lab, name, 2):
+        if supervise.state(lab.unit(name)) != "running" or not reach.greets(lab, name, 2):
             return True
     return False
 
@@ -128,8 +108,10 @@ def _make(lab: Lab, known: LabRecord, wanted: list[str], suites: dict[str, str])
     if not network.switch_is_up(lab, known):
         for name in known.nodes:  # their cables ended in a switch that is gone
             node.power_off(lab, known, name)
-        network.make_switch(lab, known)
-    with record.locked("shared", "waiting for another lab to start or stop the apt proxy"):
+        with _shared():
+            network.claim_namespaces_directory()
+            network.make_switch(lab, known)
+    with _shared():
         proxy.ensure()
     for name in [name for name in wanted if name not in known.nodes]:
         suite = suites.get(name, DEFAULT_SUITE)
@@ -138,31 +120,28 @@ def _make(lab: Lab, known: LabRecord, wanted: list[str], suites: dict[str, str])
     known.save()
     _keys(lab, known)
     _files(lab, known)
+    off = [name for name in wanted if supervise.state(lab.unit(name)) == "dead"]
+    if off:
+        host.say(f"booting {len(off)} of {len(wanted)} nodes")
     for name in wanted:
         if not known.nodes[name].seeded:
             node.power_off(lab, known, name)
             node.seed(lab, known, name)
         if known.nodes[name].cut:
-            _mend(lab, known, name, list(NETWORKS))
+            faults.mend_cables(lab, known, name, list(NETWORKS))
         unit = lab.unit(name)
         if supervise.state(unit) == "frozen":
             supervise.freeze(unit, False)
         if supervise.state(unit) == "dead":
-            _boot(lab, known, name)
+            node.boot(lab, known, name)
     for name in wanted:
         node.write_hosts(lab, known, name)
-    _wait(lab, wanted)
-
-
-def _boot(lab: Lab, known: LabRecord, name: str) -> None:
-    node.power_off(lab, known, name)  # what an end from inside, or a crash, left of it
-    node.write_hosts(lab, known, name)
-    node.power_on(lab, known, name)
+    reach.wait(lab, wanted)
 
 
 def _keys(lab: Lab, known: LabRecord) -> None:
     ssh = state_directory(lab) / "ssh"
-    (ssh / "host_keys").mkdir(parents=True, exist_ok=True)
+    host.make_directory(ssh / "host_keys")
     (ssh / "host_keys").chmod(0o700)
     _keygen(ssh / "id_ed25519", f"llamacpp-lab-{lab.name}")
     if (person := host.owner()) is not None:
@@ -185,9 +164,7 @@ def _files(lab: Lab, known: LabRecord) -> None:
     """Write known_hosts and the inventories."""
     names = sorted(known.nodes, key=node_number)
     directory = state_directory(lab)
-    keys = {
-        name: (directory / "ssh" / "host_keys" / f"{name}.pub").read_text() for name in names
-    }
+    keys = {name: (directory / "ssh" / "host_keys" / f"{name}.pub").read_text() for name in names}
     host.write_text(directory / "ssh" / "known_hosts", inventory.known_hosts(lab, keys))
     text = inventory.inventory(lab, names, builders=["node1"])
     host.write_text(directory / "inventory.yml", text)
@@ -219,61 +196,16 @@ def _drop_extra_inventory(known: LabRecord) -> None:
     known.save()
 
 
-def _greets(lab: Lab, name: str, timeout: float) -> bool:
-    """Whether the node's sshd sends its banner within ``timeout`` seconds."""
-    try:
-        address = (lab.address(name, "management"), 22)
-        with socket.create_connection(address, timeout=timeout) as connection:
-            return connection.recv(4) == b"SSH-"
-    except OSError:
-        return False
-
-
-def _logs_in(lab: Lab, name: str) -> bool:
-    """Whether Ansible's user can log in; early in a boot sshd answers but lets nobody in."""
-    argv = [*inventory.ssh_command(lab, name, connect_timeout=2), "true"]
-    try:
-        return host.run(argv, check=False, timeout=10).returncode == 0
-    except LabError:  # no end within 10 s
-        return False
-
-
-def _wait(lab: Lab, names: list[str]) -> None:
-    """Wait until every node lets Ansible's user in."""
-    begin = told = time.monotonic()
-    limit = 60 + 5 * len(names)
-    pending = list(names)
-    with ThreadPoolExecutor(4) as pool:
-        while pending:
-            ready = pool.map(lambda name: _greets(lab, name, 1) and _logs_in(lab, name), pending)
-            pending = [name for name, there in zip(pending, list(ready), strict=True) if not there]
-            now = time.monotonic()
-            if pending and now - told > 2:
-                host.say(f"{len(names) - len(pending)} of {len(names)} nodes answer ssh")
-                told = now
-            for name in pending:
-                if supervise.state(lab.unit(name)) == "dead":
-                    raise LabError(f"{name} died while booting; see {node.console(lab, name)}")
-            if pending and now - begin > limit:
-                raise LabError(
-                    f"{', '.join(pending)} did not answer ssh within {limit} s;"
-                    f" see {node.console(lab, pending[0])}"
-                )
-            if pending:
-                time.sleep(0.1)
-    host.say(f"{len(names)} of {len(names)} nodes answer ssh ({time.monotonic() - begin:.1f} s)")
-
-
 def down(lab: Lab, *, check: bool = False) -> bool:
     """Remove everything of the lab, in whatever state a crash left it; False if there was none."""
-    with _lock(lab):
+    with record.at_work(lab):
         known = record.load(lab)
         directory = state_directory(lab)
         if check:
             return known is not None
         if known is not None:
             host.say(f"taking the lab {lab.name!r} down ({len(known.nodes)} nodes)")
-            watchdog.stop(known)
+            watchdog.stop(lab)
             for name in list(known.nodes):
                 node.remove(lab, known, name)
             network.delete_host_links(lab)
@@ -289,93 +221,17 @@ def down(lab: Lab, *, check: bool = False) -> bool:
         if directory.is_dir():  # empty, but for a record that a crash left half-written
             shutil.rmtree(directory)
         roots.clean_all()
-        with record.locked("shared", "waiting for another lab to start or stop the apt proxy"):
-            stopped = not record.others(lab) and proxy.stop()
-        return known is not None or stopped
+        with _shared():
+            if record.others(lab):
+                return known is not None
+            stopped = proxy.stop()
+            network.release_namespaces_directory()
+            return known is not None or stopped
 
 
-def kill(lab: Lab, name: str) -> bool:
-    """Power loss. Peers get no goodbye; what the node wrote to its disk stays."""
-    with _existing(lab, name) as known:
-        if supervise.state(lab.unit(name)) == "dead":
-            return False
-        node.power_off(lab, known, name)
-        return True
-
-
-def start(lab: Lab, name: str) -> bool:
-    """Boot a node that is off, on the disk it had, and wait until it answers if it can."""
-    with _existing(lab, name) as known:
-        if supervise.state(lab.unit(name)) != "dead":
-            return False
-        _boot(lab, known, name)
-        if "management" not in known.nodes[name].cut:
-            _wait(lab, [name])
-        return True
-
-
-def freeze(lab: Lab, name: str, frozen: bool) -> bool:
-    """Stop all of a node's processes where they stand; connections stay open, unanswered."""
-    with _existing(lab, name):
-        unit = lab.unit(name)
-        if supervise.state(unit) == "dead":
-            raise LabError(f"{name} is off; start it first")
-        return supervise.freeze(unit, frozen)
-
-
-def cut(lab: Lab, name: str, networks: list[str]) -> bool:
-    """Pull a node's cables; they stay out across a restart of the node, until mended."""
-    with _existing(lab, name) as known:
-        entry = known.nodes[name]
-        new = [network_name for network_name in networks if network_name not in entry.cut]
-        entry.cut = sorted({*entry.cut, *new})
-        known.save()
-        if supervise.state(lab.unit(name)) != "dead":
-            for network_name in new:
-                network.set_cable(lab, name, network_name, up=False)
-        return bool(new)
-
-
-def mend(lab: Lab, name: str, networks: list[str]) -> bool:
-    """Plug a node's cables in again."""
-    with _existing(lab, name) as known:
-        return _mend(lab, known, name, networks)
-
-
-def _mend(lab: Lab, known: LabRecord, name: str, networks: list[str]) -> bool:
-    entry = known.nodes[name]
-    pulled = [network_name for network_name in networks if network_name in entry.cut]
-    if supervise.state(lab.unit(name)) != "dead":
-        for network_name in pulled:
-            network.set_cable(lab, name, network_name, up=True)
-    entry.cut = [network_name for network_name in entry.cut if network_name not in pulled]
-    known.save()
-    return bool(pulled)
-
-
-def shape(lab: Lab, network_name: str, rate: str) -> bool:
-    """Limit every node's cable to a network, those of nodes to come too; ``none`` lifts it."""
-    if rate != "none":
-        rate_bits(rate)
-    with _existing(lab, None) as known:
-        changed = known.shapes.get(network_name, "none") != rate
-        known.shapes.pop(network_name, None)
-        if rate != "none":
-            known.shapes[network_name] = rate
-        known.save()
-        for name in known.nodes:
-            if supervise.state(lab.unit(name)) != "dead":
-                network.shape_node(lab, name, network_name, rate)
-        return changed
-
-
-def execute(lab: Lab, name: str, argv: list[str]) -> int:
-    """Run a command as root inside a node, without its network; return its exit status."""
-    with _existing(lab, name):
-        pid = supervise.leader(lab.unit(name))
-    if pid is None:
-        raise LabError(f"{name} is off; start it first")
-    return subprocess.run([*node.enter(pid), *argv], env=host.ENVIRONMENT, check=False).returncode
+def _shared() -> AbstractContextManager[None]:
+    """The lock on what all labs share: the apt proxy and /run/netns."""
+    return record.locked("shared", "waiting for another lab to start or stop the apt proxy")
 
 
 def status(lab: Lab) -> dict[str, Any]:

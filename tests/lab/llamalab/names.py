@@ -4,6 +4,7 @@ Every name that the lab gives to something on the host begins with ``lclab``, so
 who meets one knows where it came from. Names are never used to decide whom something belongs
 to; the record (:mod:`llamalab.record`) and link aliases are.
 """
+
 from __future__ import annotations
 
 import re
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 #: Labs by name with their index; the index gives each its own networks, so that they can be
 #: up side by side (the demo keeps running while the tests use theirs).
-LABS: dict[str, int] = {"lab": 0, "test": 1, "molecule": 2, "bench": 3}
+LABS: dict[str, int] = {"lab": 0, "test": 1, "molecule": 2, "bench": 3, "faults": 4}
 
 #: Debian releases that a node can run.
 SUITES: tuple[str, ...] = ("bookworm", "bullseye", "trixie")

@@ -13,16 +13,19 @@ A host link is made inside the switch, given the alias that marks it as ours and
 to the host, where the kernel refuses it if the name is taken. So what carries the alias is ours,
 and what does not never was.
 """
+
 from __future__ import annotations
 
 import ipaddress
 import json
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from . import host
 from .names import LABS, NETWORKS, PROXY_ADDRESS, Lab, LabError, port, rate_bits
-from .record import LabRecord
+from .record import LabRecord, locks
 
 
 def ip(commands: Iterable[str], namespace: str | None = None) -> None:
@@ -48,15 +51,40 @@ def namespace_exists(name: str) -> bool:
     return (host.NETNS / name).exists()
 
 
+def claim_namespaces_directory() -> None:
+    """Let ip(8) set up /run/netns if nobody has, and remember that this was us.
+
+    The first ``ip netns add`` on a machine mounts a directory over itself. The caller holds the
+    lock ``shared``.
+    """
+    if not os.path.ismount(host.NETNS):
+        _netns_mark().touch()
+
+
+def release_namespaces_directory() -> None:
+    """Undo :func:`claim_namespaces_directory` if it was us and nobody else's namespaces are there.
+
+    The caller holds the lock ``shared`` and knows that no lab is left.
+    """
+    if not _netns_mark().exists():
+        return
+    if host.NETNS.is_dir() and not any(host.NETNS.iterdir()):
+        if os.path.ismount(host.NETNS):
+            host.run(["umount", str(host.NETNS)])
+        host.NETNS.rmdir()
+    _netns_mark().unlink()
+
+
+def _netns_mark() -> Path:
+    return locks() / "made-run-netns"
+
+
 def make_namespace(record: LabRecord, name: str) -> None:
-    """Create a network namespace, written down first; refuse one that is not ours."""
-    if namespace_exists(name):
-        if name not in record.namespaces:
-            raise LabError(
-                f"the network namespace {name} exists, but no record says that the lab made it;"
-                f" find out whose it is, then remove it (`ip netns delete {name}`)"
-            )
-        delete_namespace(record, name)
+    """Create a network namespace, written down first; what a crash left of ours is replaced.
+
+    :func:`check_namespaces` has asked before whose it is; where both failed, ip(8) refuses.
+    """
+    delete_namespace(record, name)
     if name not in record.namespaces:
         record.namespaces.append(name)
         record.save()
@@ -90,8 +118,20 @@ def check_host_links(lab: Lab) -> None:
             )
 
 
+def check_namespaces(lab: Lab, record: LabRecord, nodes: Iterable[str]) -> None:
+    """Refuse when a network namespace of our name is someone else's."""
+    for name in (lab.switch_namespace, *(lab.node_namespace(node) for node in nodes)):
+        if namespace_exists(name) and name not in record.namespaces:
+            raise LabError(
+                f"the network namespace {name} exists, but no record says that the lab made it;"
+                f" find out whose it is, then remove it (`ip netns delete {name}`)"
+            )
+
+
 def check_addresses(lab: Lab, addresses: str, routes: str) -> None:
     """Refuse when the host already uses the lab's addresses for something else.
+
+    A wider network (a VPN's 10.0.0.0/8) is no obstacle: the lab's routes are more specific.
 
     ``addresses`` and ``routes`` are what ``ip -j addr show`` and ``ip -j route show table all``
     print.
@@ -115,7 +155,7 @@ def check_addresses(lab: Lab, addresses: str, routes: str) -> None:
     for device, text in used:
         network = ipaddress.ip_network(text, strict=False)
         for mine in wanted:
-            if network.version == 4 and network.prefixlen >= 8 and network.overlaps(mine):
+            if network.version == 4 and network.prefixlen >= 16 and network.overlaps(mine):
                 raise LabError(
                     f"the lab {lab.name!r} needs {mine}, but {device} of this host uses {text};"
                     " take that down, or use a machine where it is free"
@@ -178,8 +218,7 @@ def attach(lab: Lab, record: LabRecord, node: str) -> None:
     for network, (interface, _, _) in NETWORKS.items():
         name = port(node, network)
         plug += [
-            f"link add {name} type veth peer name {interface}"
-            f" address {lab.mac(node, network)} netns {namespace}",
+            f"link add {name} type veth peer name {interface} address {lab.mac(node, network)} netns {namespace}",
             f"link set {name} master {interface.rstrip('0')}",
             f"link set {name} {'down' if network in record.nodes[node].cut else 'up'}",
         ]
@@ -204,11 +243,7 @@ def detach(lab: Lab, record: LabRecord, node: str) -> None:
     if namespace_exists(lab.switch_namespace) and lab.switch_namespace in record.namespaces:
         present = links(lab.switch_namespace)
         ip(
-            [
-                f"link delete {port(node, network)}"
-                for network in NETWORKS
-                if port(node, network) in present
-            ],
+            [f"link delete {port(node, network)}" for network in NETWORKS if port(node, network) in present],
             lab.switch_namespace,
         )
     delete_namespace(record, namespace)
@@ -232,6 +267,13 @@ def shape_node(lab: Lab, node: str, network: str, rate: str) -> None:
             continue
         burst = max(16 * 1024, rate_bits(rate) // 8 // 200)  # what 5 ms carry, and an MTU's worth
         host.run(
-            [*change, "replace", "dev", interface, "root", "tbf"]
-            + ["rate", rate, "burst", str(burst), "latency", "50ms"]
+            [
+                *change,
+                "replace",
+                "dev",
+                interface,
+                "root",
+                "tbf",
+                *("rate", rate, "burst", str(burst), "latency", "50ms"),
+            ]
         )

@@ -1,4 +1,5 @@
 """One node: the files that make it itself, power on, power off."""
+
 from __future__ import annotations
 
 import os
@@ -46,9 +47,7 @@ def console(lab: Lab, node: str) -> Path:
     return directory(lab, node) / "console.log"
 
 
-def place(
-    upper: Path, lower: Path, name: str, text: str, mode: int = 0o644, uid: int = 0
-) -> None:
+def place(upper: Path, lower: Path, name: str, text: str, mode: int = 0o644, uid: int = 0) -> None:
     """Write a file into a node's disk while the node is off.
 
     Directories on the way take mode and owner from the root below, because the upper layer's
@@ -87,10 +86,9 @@ def seed(lab: Lab, record: LabRecord, node: str) -> None:
     if home.exists():
         shutil.rmtree(home)
     for part in ("upper", "work", "root"):
-        (home / part).mkdir(parents=True)
-    (home / "upper").chmod(0o755)
+        host.make_directory(home / part)
     lower = roots.path(known.root)
-    proxy = f'Acquire::http::Proxy "http://{PROXY_ADDRESS}:{PROXY_PORT}";\n'
+    apt = f'Acquire::http::Proxy "http://{PROXY_ADDRESS}:{PROXY_PORT}";\nAcquire::Languages "none";\n'
     ssh = state_directory(lab) / "ssh"
     host_key = ssh / "host_keys" / node
     files = {
@@ -99,13 +97,10 @@ def seed(lab: Lab, record: LabRecord, node: str) -> None:
         # Without name servers a lookup fails at once; with one that is out of reach every
         # gathering of facts would wait 10 s for it.
         "/etc/resolv.conf": "",
-        "/etc/apt/apt.conf.d/90lab-proxy": proxy,
-        "/etc/systemd/journald.conf.d/10-lab.conf": (
-            "[Journal]\nStorage=persistent\nSystemMaxUse=64M\n"
-        ),
+        "/etc/apt/apt.conf.d/90lab": apt,
+        "/etc/systemd/journald.conf.d/10-lab.conf": ("[Journal]\nStorage=persistent\nSystemMaxUse=64M\n"),
         "/etc/ssh/sshd_config.d/10-lab.conf": (
-            "HostKey /etc/ssh/ssh_host_ed25519_key\n"
-            "UseDNS no\nGSSAPIAuthentication no\nPasswordAuthentication no\n"
+            "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\nGSSAPIAuthentication no\nPasswordAuthentication no\n"
         ),
         "/etc/ssh/ssh_host_ed25519_key.pub": host_key.with_suffix(".pub").read_text(),
     }
@@ -151,7 +146,7 @@ def power_on(lab: Lab, record: LabRecord, node: str) -> None:
     network.attach(lab, record, node)
     home = directory(lab, node)
     ccache = host.CACHE / "ccache"
-    ccache.mkdir(parents=True, exist_ok=True)
+    host.make_directory(ccache)
     environment = {"SYSTEMD_NSPAWN_TMPFS_TMP": "0", "SYSTEMD_NSPAWN_LOCK": "0"}
     if known.suite == "trixie":
         environment["SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"] = "1"  # its systemd knows no other
@@ -177,6 +172,13 @@ def power_on(lab: Lab, record: LabRecord, node: str) -> None:
         raise LabError(f"{node} did not start; see {console(lab, node)}")
 
 
+def boot(lab: Lab, record: LabRecord, node: str) -> None:
+    """Boot a node that is not running, after clearing what its end, or a crash, left of it."""
+    power_off(lab, record, node)
+    write_hosts(lab, record, node)
+    power_on(lab, record, node)
+
+
 def power_off(lab: Lab, record: LabRecord, node: str) -> None:
     """Take the node's power away: cables first, then every process at once."""
     network.detach(lab, record, node)
@@ -188,6 +190,8 @@ def power_off(lab: Lab, record: LabRecord, node: str) -> None:
 def remove(lab: Lab, record: LabRecord, node: str) -> None:
     """Switch a node off and delete its disk, its host key and its place in the record."""
     power_off(lab, record, node)
+    record.nodes[node].seeded = False  # so that half a disk is never booted
+    record.save()
     if directory(lab, node).exists():
         shutil.rmtree(directory(lab, node))
     keys = state_directory(lab) / "ssh" / "host_keys"

@@ -1,4 +1,5 @@
 """What the host must offer before a lab is made, asked before anything is changed."""
+
 from __future__ import annotations
 
 import os
@@ -31,11 +32,7 @@ NODE_BYTES = GIB // 2  # what a node writes before anything large is put on it
 
 def missing_packages() -> list[str]:
     """Debian packages that hold tools this host lacks."""
-    missing = {
-        package
-        for tool, package in TOOLS.items()
-        if shutil.which(tool, path=host.ENVIRONMENT["PATH"]) is None
-    }
+    missing = {package for tool, package in TOOLS.items() if shutil.which(tool, path=host.ENVIRONMENT["PATH"]) is None}
     if not KEYRING.exists():
         missing.add("debian-archive-keyring")
     return sorted(missing)

@@ -4,6 +4,7 @@ One apt-cacher-ng serves all labs. It listens on an address of its own that ever
 carries (see :mod:`llamalab.network`), so that only this host and its labs reach it. The first lab
 starts it, the last one stops it; its cache stays.
 """
+
 from __future__ import annotations
 
 import os
@@ -47,9 +48,9 @@ def ensure() -> bool:
     supervise.kill(PROXY_UNIT)
     directory = host.CACHE / "apt"
     for part in ("cache", "log"):
-        (directory / part).mkdir(parents=True, exist_ok=True)
+        host.make_directory(directory / part)
         shutil.chown(directory / part, _USER, _USER)
-    (directory / "etc").mkdir(exist_ok=True)
+    host.make_directory(directory / "etc")
     text = _CONFIGURATION.format(
         cache=directory / "cache", logs=directory / "log", address=PROXY_ADDRESS, port=PROXY_PORT
     )
@@ -70,9 +71,7 @@ def ensure() -> bool:
     deadline = time.monotonic() + 15
     while not answers():
         if time.monotonic() > deadline:
-            raise LabError(
-                f"the apt proxy does not answer at {PROXY_ADDRESS}:{PROXY_PORT}; see {log}"
-            )
+            raise LabError(f"the apt proxy does not answer at {PROXY_ADDRESS}:{PROXY_PORT}; see {log}")
         time.sleep(0.05)
     return True
 

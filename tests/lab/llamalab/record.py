@@ -4,12 +4,13 @@ The record is the lab's memory across crashes: a name goes into it before the th
 is created and leaves it after the thing is gone, so that ``down`` always knows what to remove,
 and nothing that is not in a record is ever touched.
 """
+
 from __future__ import annotations
 
 import fcntl
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -31,15 +32,6 @@ class NodeRecord:
 
 
 @dataclass
-class Watchdog:
-    """The process that takes the lab down when its owner dies (see :mod:`llamalab.watchdog`)."""
-
-    pid: int
-    start_ticks: int
-    owner_pid: int
-
-
-@dataclass
 class LabRecord:
     """A lab that is up, half up or half down."""
 
@@ -48,11 +40,10 @@ class LabRecord:
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
     shapes: dict[str, str] = field(default_factory=dict)
     extra_inventory: str | None = None
-    watchdog: Watchdog | None = None
 
     def dumps(self) -> str:
         """The record as JSON text."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, sort_keys=True) + "\n"
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n"
 
     @classmethod
     def loads(cls, text: str, origin: str) -> LabRecord:
@@ -62,25 +53,29 @@ class LabRecord:
             if data.pop("schema") != SCHEMA:
                 raise ValueError("its schema is not the one that this version writes")
             data["nodes"] = {name: NodeRecord(**node) for name, node in data["nodes"].items()}
-            data["watchdog"] = Watchdog(**data["watchdog"]) if data["watchdog"] else None
             return cls(**data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LabError(
-                f"cannot read the lab's record {origin}: {error};"
-                " take the lab down with the version that made it"
+                f"cannot read the lab's record {origin}: {error}; take the lab down with the version that made it"
             ) from None
 
     def save(self) -> None:
         """Write the record to disk before returning."""
         directory = state_directory(Lab(self.name))
-        directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(0o755)
+        host.make_directory(directory)
         host.write_text(directory / "record.json", self.dumps())
 
 
 def state_directory(lab: Lab) -> Path:
     """Where a lab keeps everything that ``down`` removes."""
     return host.STATE / lab.name
+
+
+def locks() -> Path:
+    """Where lock files are; they are all that stays when a lab is down."""
+    directory = host.STATE / ".locks"
+    host.make_directory(directory)
+    return directory
 
 
 def load(lab: Lab) -> LabRecord | None:
@@ -94,11 +89,12 @@ def load(lab: Lab) -> LabRecord | None:
 
 def others(lab: Lab) -> list[str]:
     """Names of the other labs that have a record."""
-    return sorted(
-        path.parent.name
-        for path in host.STATE.glob("*/record.json")
-        if path.parent.name != lab.name
-    )
+    return sorted(path.parent.name for path in host.STATE.glob("*/record.json") if path.parent.name != lab.name)
+
+
+def at_work(lab: Lab) -> AbstractContextManager[None]:
+    """Hold the lock of a lab: one labctl at a time changes it."""
+    return locked(lab.name, f"waiting for another labctl at work on the lab {lab.name!r}")
 
 
 @contextmanager
@@ -108,9 +104,7 @@ def locked(name: str, waiting: str) -> Iterator[None]:
     The kernel frees it when the process dies, however it dies. ``waiting`` is said when someone
     else holds it.
     """
-    directory = host.STATE / ".locks"
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / f"{name}.lock", "a") as file:
+    with open(locks() / f"{name}.lock", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

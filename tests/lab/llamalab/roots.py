@@ -4,6 +4,7 @@ A root is complete or not there: it is made in a directory beside its place and 
 carries a hash of what it was made from, so that a change of this file makes new roots and leaves
 those alone that running nodes stand on.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -20,9 +21,17 @@ from .names import NODE_UID, NODE_USER, PROXY_ADDRESS, PROXY_PORT, LabError
 #: What a freshly installed Debian server has and the lab's nodes therefore have too. Ansible's
 #: apt module needs python3-apt even to say what it would do.
 PACKAGES = (
-    "ca-certificates dbus iproute2 openssh-server procps python3 python3-apt sudo systemd"
-    " systemd-sysv"
-).split()
+    "ca-certificates",
+    "dbus",
+    "iproute2",
+    "openssh-server",
+    "procps",
+    "python3",
+    "python3-apt",
+    "sudo",
+    "systemd",
+    "systemd-sysv",
+)
 
 #: Run with the new root as $1. Timers of apt are masked because their runs hold dpkg's lock at
 #: times that no test chooses; getty because there is no terminal.
@@ -73,7 +82,7 @@ def ensure(suite: str) -> str:
     name = key(suite)
     if path(name).is_dir():
         return name
-    path(name).parent.mkdir(parents=True, exist_ok=True)
+    host.make_directory(path(name).parent)
     with record.locked(f"root-{name}", f"waiting for the {suite} root that another lab makes"):
         clean(name)
         if not path(name).is_dir():
@@ -131,12 +140,19 @@ def _make(suite: str, name: str) -> None:
 def _follow(suite: str, argv: list[str], begin: float) -> str | None:
     """Run mmdebstrap and tell how far it is; its last lines when it fails, else None."""
     now = "step 0, starting"
+    told = begin
     lines: list[str] = []
     done = threading.Event()
 
+    def tell() -> None:
+        nonlocal told
+        told = time.monotonic()
+        host.say(f"{suite} root: {now} ({told - begin:.0f} s)")
+
     def heartbeat() -> None:
-        while not done.wait(5):
-            host.say(f"{suite} root: {now} ({time.monotonic() - begin:.0f} s)")
+        while not done.wait(1):
+            if time.monotonic() - told >= 5:
+                tell()
 
     with subprocess.Popen(
         argv,
@@ -154,7 +170,7 @@ def _follow(suite: str, argv: list[str], begin: float) -> str | None:
             lines = [*lines[-30:], line.rstrip()]
             if (reached := phase(line)) is not None:
                 now = reached
-                host.say(f"{suite} root: {now} ({time.monotonic() - begin:.0f} s)")
+                tell()
     done.set()
     beat.join()
     return None if process.returncode == 0 else "\n".join(lines)

@@ -13,8 +13,10 @@ Two ways to start one:
   named systemd exists too ("hybrid"), one of the same name there. Without a group of its own
   every systemd-nspawn would use ``/payload`` and nodes would stop each other's services.
 """
+
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +26,13 @@ from pathlib import Path
 from . import host
 from .names import LabError
 
-_ENTER = 'set -eu; for procs in $LAB_PROCS; do echo "$$" >"$procs"; done; unset LAB_PROCS; exec "$@"'
+#: Detaches from whoever called and becomes "$@": first the output, then the groups.
+_ENTER = """
+exec >>"$LAB_LOG" 2>&1 </dev/null
+for procs in $LAB_PROCS; do echo "$$" >"$procs"; done
+unset LAB_LOG LAB_PROCS
+exec "$@"
+"""
 
 
 @cache
@@ -72,9 +80,7 @@ def _can_kill(root: Path) -> bool:
 def _groups(unit: str) -> list[Path]:
     """The control groups of a unit, unified first; they need not exist."""
     if systemd_host():
-        shown = host.run(
-            ["systemctl", "show", "--value", "--property=ControlGroup", f"{unit}.service"]
-        )
+        shown = host.run(["systemctl", "show", "--value", "--property=ControlGroup", f"{unit}.service"])
         path = shown.stdout.strip()
         return [hierarchies()[0] / path.lstrip("/")] if path not in ("", "/") else []
     return [root / "lclab" / unit for root in hierarchies()]
@@ -83,7 +89,7 @@ def _groups(unit: str) -> list[Path]:
 def _events(group: Path) -> dict[str, str]:
     try:
         words = (group / "cgroup.events").read_text().split()
-    except (FileNotFoundError, OSError):
+    except OSError:
         return {}  # gone, or going while we looked
     return dict(zip(words[::2], words[1::2], strict=True))
 
@@ -120,9 +126,8 @@ def spawn(unit: str, argv: Sequence[str], log: Path, environment: Mapping[str, s
         group.mkdir(parents=True, exist_ok=True)
     procs = " ".join(str(group / "cgroup.procs") for group in groups)
     host.run(
-        ["setsid", "--fork", "sh", "-c", 'exec >>"$0" 2>&1 </dev/null; exec sh -c "$@"', str(log)]
-        + [_ENTER, "lab", *argv],
-        environment={**environment, "LAB_PROCS": procs},
+        ["setsid", "--fork", "sh", "-euc", _ENTER, "lab", *argv],
+        environment={**environment, "LAB_PROCS": procs, "LAB_LOG": str(log)},
     )
 
 
@@ -143,6 +148,8 @@ def kill(unit: str) -> bool:
         _kill_group(group)
         if not systemd_host():
             _remove_group(group)
+    if systemd_host():  # returns when systemd has noticed, so that the name is free again
+        host.run(["systemctl", "stop", f"{unit}.service"], check=False)
     return bool(groups)
 
 
@@ -174,10 +181,8 @@ def _remove_group(group: Path) -> None:
             time.sleep(0.01)
     else:
         raise LabError(f"cannot remove the control group {group}: it stays busy")
-    try:
+    with contextlib.suppress(OSError):  # while another unit lives in it
         group.parent.rmdir()
-    except OSError:
-        pass  # another unit lives in it
 
 
 def freeze(unit: str, frozen: bool) -> bool:
@@ -222,20 +227,3 @@ def leader(unit: str) -> int | None:
         if len(numbers) == 2 and numbers[1] == 1:
             return pid
     return None
-
-
-def parse_start_ticks(stat: str) -> int:
-    """Field 22 of /proc/PID/stat: start time in clock ticks since boot.
-
-    The command name (field 2) stands in parentheses and may hold spaces and parentheses, so
-    counting starts behind the last one.
-    """
-    return int(stat.rpartition(")")[2].split()[19])
-
-
-def start_ticks(pid: int) -> int | None:
-    """When a process started; with its pid this identifies it. None when it is gone."""
-    try:
-        return parse_start_ticks(Path(f"/proc/{pid}/stat").read_text())
-    except (FileNotFoundError, ProcessLookupError):
-        return None

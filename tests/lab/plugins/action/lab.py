@@ -3,6 +3,7 @@
 A module could not do that: Ansible shows a module's output when it has ended. Its documentation
 is beside it in ../modules/lab.py.
 """
+
 from __future__ import annotations
 
 import json
@@ -41,9 +42,7 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
     _requires_connection = False
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run labctl on the control node and return its JSON."""
         super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(
@@ -64,7 +63,8 @@ class ActionModule(ActionBase):
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
-            assert process.stdout is not None and process.stderr is not None  # PIPE above
+            assert process.stdout is not None  # PIPE above
+            assert process.stderr is not None
             progress = threading.Thread(target=self._pass_on, args=(process.stderr, errors))
             progress.start()
             output = process.stdout.read()

@@ -1,0 +1,7 @@
+"""Fixtures of the lab's tests."""
+
+from __future__ import annotations
+
+from fixtures import lab
+
+__all__ = ["lab"]

@@ -1,0 +1,56 @@
+"""Whether nodes answer."""
+
+from __future__ import annotations
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from . import host, inventory, node, supervise
+from .names import Lab, LabError
+
+
+def greets(lab: Lab, name: str, timeout: float) -> bool:
+    """Whether the node's sshd sends its banner within ``timeout`` seconds."""
+    try:
+        address = (lab.address(name, "management"), 22)
+        with socket.create_connection(address, timeout=timeout) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def _logs_in(lab: Lab, name: str) -> bool:
+    """Whether Ansible's user can log in; early in a boot sshd answers but lets nobody in."""
+    # Killed with the thread that waits for it, so that a labctl that dies leaves no ssh behind.
+    guard = ["setpriv", "--pdeathsig", "KILL", "--"]
+    argv = [*guard, *inventory.ssh_command(lab, name, connect_timeout=2), "true"]
+    try:
+        return host.run(argv, check=False, timeout=10).returncode == 0
+    except LabError:  # no end within 10 s
+        return False
+
+
+def wait(lab: Lab, names: list[str]) -> None:
+    """Wait until every node lets Ansible's user in."""
+    begin = told = time.monotonic()
+    limit = 60 + 5 * len(names)
+    pending = list(names)
+    with ThreadPoolExecutor(4) as pool:
+        while pending:
+            ready = pool.map(lambda name: greets(lab, name, 1) and _logs_in(lab, name), pending)
+            pending = [name for name, there in zip(pending, list(ready), strict=True) if not there]
+            now = time.monotonic()
+            if pending and now - told > 2:
+                host.say(f"{len(names) - len(pending)} of {len(names)} nodes answer ssh")
+                told = now
+            for name in pending:
+                if supervise.state(lab.unit(name)) == "dead":
+                    raise LabError(f"{name} died while booting; see {node.console(lab, name)}")
+            if pending and now - begin > limit:
+                raise LabError(
+                    f"{', '.join(pending)} did not answer ssh within {limit} s; see {node.console(lab, pending[0])}"
+                )
+            if pending:
+                time.sleep(0.1)
+    host.say(f"{len(names)} of {len(names)} nodes answer ssh ({time.monotonic() - begin:.1f} s)")
