@@ -41,9 +41,9 @@ def bootstrap_name(package_source: str) -> str:
 
 
 def pip_configuration(listing: str) -> str:
-    """A pip.conf with what `pip config list` printed: settings of every file and of the environment, the last wins."""
+    """A pip.conf with what `pip config list` printed: settings of every file and, above them, of the environment."""
     sections: dict[str, dict[str, str]] = {}
-    for line in listing.splitlines():
+    for line in sorted(listing.splitlines(), key=lambda line: line.startswith(":env:")):
         key, separator, value = line.partition("=")
         if not separator:
             continue
