@@ -28,8 +28,9 @@ CACHE = ROOT / ".cache"
 INVENTORY = "inventories/lab"
 DICE_MODEL = CACHE / "demo.gguf"
 PLAN = CACHE / "lab" / "plan.json"
-API_KEY = CACHE / "lab" / "api_key"
+API_KEY = CACHE / "lab" / "api-key"
 STEPS = 4
+LEAST_NODES = 3  # that many the lab's inventory declares
 QUESTION = "What is a cluster, and what happens at night?"
 
 console = Console(highlight=False)
@@ -79,11 +80,13 @@ def host_variables(host: str) -> dict[str, Any]:
     return variables
 
 
-def instances_with(source: Source) -> str:
-    """Extra variables that make the lab's instance serve `source` and leave the rest of it as it is declared."""
+def overrides(source: Source | None, nodes: int) -> list[str]:
+    """Arguments that make the lab's instance differ from its declaration where `source` or `nodes` do; often none."""
     declared = host_variables("node1")["llamacpp_instances"][0]
-    model = {"path": str(source.path)} | ({"sha256": source.sha256} if source.sha256 else {})
-    return json.dumps({"llamacpp_instances": [{**declared, "model": model}]})
+    wanted = {**declared, "nodes": [f"node{number}" for number in range(1, nodes + 1)]}
+    if source:
+        wanted["model"] = {"path": str(source.path)} | ({"sha256": source.sha256} if source.sha256 else {})
+    return ["--extra-vars", json.dumps({"llamacpp_instances": [wanted]})] if wanted != declared else []
 
 
 def load_plan() -> dict[str, Any]:
@@ -160,17 +163,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--question", default=QUESTION, help="what to ask (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=96, help="length of the answer (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    for name in ("nodes", "max_tokens"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if arguments.nodes < LEAST_NODES:
+        parser.error(
+            f"--nodes {arguments.nodes} (NODES): {INVENTORY} declares {LEAST_NODES} nodes; write at least that"
+        )
+    if arguments.max_tokens < 1:
+        parser.error(f"--max-tokens {arguments.max_tokens}: write at least 1")
     started = time.monotonic()
 
     step(1, "the model")
-    extra: list[str] = []
+    source = None
     if arguments.model:
         source = find(arguments.model, CACHE / "models")
         console.print(f"{shown(source.path)}, {source.path.stat().st_size / 2**20:.0f} MiB")
-        extra = ["--extra-vars", instances_with(source)]
     else:
         run([str(BIN / "python"), "demo/make_model.py", shown(DICE_MODEL)], "the model could not be written")
 
@@ -179,7 +184,8 @@ def main(argv: list[str] | None = None) -> int:
     run(lab, "the lab did not come up; `make lab-down` removes what is left of it")
 
     step(3, "the cluster (the first time llama.cpp is compiled: minutes)")
-    site = [str(BIN / "ansible-playbook"), "--inventory", INVENTORY, "playbooks/site.yml", *extra]
+    site = [str(BIN / "ansible-playbook"), "--inventory", INVENTORY, "playbooks/site.yml"]
+    site += overrides(source, arguments.nodes)
     run(site, "site.yml failed; mend what it names and run `make demo` again, it goes on where it stopped")
 
     step(4, "a question")
@@ -194,12 +200,12 @@ def main(argv: list[str] | None = None) -> int:
             f"\n[bold]{timings.answer_per_second:.1f} tokens/s[/] ({timings.answer_tokens} tokens; "
             f"the question: {timings.prompt_tokens} tokens at {timings.prompt_per_second:.0f} tokens/s)"
         )
-    if not arguments.model:
+    if source is None:
         console.print(
             "The weights of this model were thrown with dice: that it makes no sense is no fault of the cluster."
         )
     console.print(f"Done in {time.monotonic() - started:.0f} s.\n")
-    console.print(what_next(base, dice=not arguments.model), markup=False, soft_wrap=True)
+    console.print(what_next(base, dice=source is None), markup=False, soft_wrap=True)
     return 0
 
 

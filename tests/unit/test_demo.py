@@ -23,7 +23,7 @@ SHA256 = hashlib.sha256(FILE).hexdigest()
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """A server on a free loopback port; yields its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
