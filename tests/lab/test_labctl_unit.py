@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 import yaml
-from llamalab import cli, inventory, names, network, preflight, roots, supervise
+from llamalab import cli, inventory, limits, names, network, preflight, roots, supervise
 from llamalab.names import Lab, LabError
 from llamalab.record import LabRecord, NodeRecord
 
@@ -203,6 +203,11 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "missing_packages", list)
     with pytest.raises(LabError, match=r"nodes' disks need .* GiB at /\S+, but .* GiB are free"):
         preflight.check(Lab("lab"), new_roots=0, new_nodes=10**9)
+
+
+def test_limits_are_raised_and_never_lowered() -> None:
+    assert limits.wanted(3, 8192) == 8192
+    assert limits.wanted(24, 128) >= 24 * 7
 
 
 def test_status_for_people() -> None:

@@ -34,6 +34,9 @@ def inventory(lab: Lab, nodes: Iterable[str], *, builders: Iterable[str]) -> str
         f"      -o UserKnownHostsFile={ssh / 'known_hosts'}",
         "      -o StrictHostKeyChecking=yes",
         "      -o IdentitiesOnly=yes",
+        # A node that was killed, frozen or cut off is noticed within 15 s, also in the middle of a task.
+        "      -o ServerAliveInterval=5",
+        "      -o ServerAliveCountMax=3",
         "    ansible_python_interpreter: /usr/bin/python3",
     ]
     names = list(builders)

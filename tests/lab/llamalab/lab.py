@@ -12,6 +12,7 @@ from . import (
     faults,
     host,
     inventory,
+    limits,
     network,
     node,
     preflight,
@@ -113,6 +114,7 @@ def _make(lab: Lab, known: LabRecord, wanted: list[str], suites: dict[str, str])
             network.make_switch(lab, known)
     with _shared():
         proxy.ensure()
+        limits.raise_for(len(wanted) + sum(record.others(lab).values()))
     for name in [name for name in wanted if name not in known.nodes]:
         suite = suites.get(name, DEFAULT_SUITE)
         known.nodes[name] = NodeRecord(suite, roots.ensure(suite), uuid.uuid4().hex)
@@ -226,11 +228,12 @@ def down(lab: Lab, *, check: bool = False) -> bool:
                 return known is not None
             stopped = proxy.stop()
             network.release_namespaces_directory()
+            limits.restore()
             return known is not None or stopped
 
 
 def _shared() -> AbstractContextManager[None]:
-    """The lock on what all labs share: the apt proxy and /run/netns."""
+    """The lock on what all labs share: the apt proxy, /run/netns and the host's limits."""
     return record.locked("shared", "waiting for another lab to start or stop the apt proxy")
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ def claim_namespaces_directory() -> None:
     The first ``ip netns add`` on a machine mounts a directory over itself. The caller holds the
     lock ``shared``.
     """
-    if not os.path.ismount(host.NETNS):
+    if not _mounted(host.NETNS):
         _netns_mark().touch()
 
 
@@ -69,10 +68,15 @@ def release_namespaces_directory() -> None:
     if not _netns_mark().exists():
         return
     if host.NETNS.is_dir() and not any(host.NETNS.iterdir()):
-        if os.path.ismount(host.NETNS):
+        while _mounted(host.NETNS):
             host.run(["umount", str(host.NETNS)])
         host.NETNS.rmdir()
     _netns_mark().unlink()
+
+
+def _mounted(path: Path) -> bool:
+    """Whether something is mounted there; os.path.ismount does not see a directory bound to itself."""
+    return any(line.split()[4] == str(path) for line in Path("/proc/self/mountinfo").read_text().splitlines())
 
 
 def _netns_mark() -> Path:
@@ -247,6 +251,15 @@ def detach(lab: Lab, record: LabRecord, node: str) -> None:
             lab.switch_namespace,
         )
     delete_namespace(record, namespace)
+
+
+def abort_connections(lab: Lab, node: str) -> None:
+    """End the host's own TCP connections to a node, such as those that ssh keeps open for Ansible.
+
+    The node at the other end is gone for good; without this a new node at its address would be talked to
+    through a connection that hangs. A no-op on kernels that cannot do it.
+    """
+    host.run(["ss", "--tcp", "--kill", "dst", lab.address(node, "management")], check=False)
 
 
 def set_cable(lab: Lab, node: str, network: str, up: bool) -> None:

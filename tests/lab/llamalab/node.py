@@ -175,6 +175,7 @@ def power_on(lab: Lab, record: LabRecord, node: str) -> None:
 def boot(lab: Lab, record: LabRecord, node: str) -> None:
     """Boot a node that is not running, after clearing what its end, or a crash, left of it."""
     power_off(lab, record, node)
+    network.abort_connections(lab, node)
     write_hosts(lab, record, node)
     power_on(lab, record, node)
 
@@ -190,6 +191,7 @@ def power_off(lab: Lab, record: LabRecord, node: str) -> None:
 def remove(lab: Lab, record: LabRecord, node: str) -> None:
     """Switch a node off and delete its disk, its host key and its place in the record."""
     power_off(lab, record, node)
+    network.abort_connections(lab, node)
     record.nodes[node].seeded = False  # so that half a disk is never booted
     record.save()
     if directory(lab, node).exists():

@@ -46,11 +46,18 @@ def wait(lab: Lab, names: list[str]) -> None:
                 told = now
             for name in pending:
                 if supervise.state(lab.unit(name)) == "dead":
-                    raise LabError(f"{name} died while booting; see {node.console(lab, name)}")
+                    raise LabError(f"{name} died while booting; {_last_words(lab, name)}")
             if pending and now - begin > limit:
                 raise LabError(
-                    f"{', '.join(pending)} did not answer ssh within {limit} s; see {node.console(lab, pending[0])}"
+                    f"{', '.join(pending)} did not answer ssh within {limit} s; {_last_words(lab, pending[0])}"
                 )
             if pending:
                 time.sleep(0.1)
     host.say(f"{len(names)} of {len(names)} nodes answer ssh ({time.monotonic() - begin:.1f} s)")
+
+
+def _last_words(lab: Lab, name: str) -> str:
+    """The end of a node's console log, with the path of the whole."""
+    path = node.console(lab, name)
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return f"the last words on its console ({path}) are:\n" + "\n".join(lines[-5:])

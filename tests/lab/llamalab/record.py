@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from . import host
-from .names import Lab, LabError
+from .names import LABS, Lab, LabError
 
 SCHEMA = 1
 
@@ -87,9 +87,16 @@ def load(lab: Lab) -> LabRecord | None:
         return None
 
 
-def others(lab: Lab) -> list[str]:
-    """Names of the other labs that have a record."""
-    return sorted(path.parent.name for path in host.STATE.glob("*/record.json") if path.parent.name != lab.name)
+def others(lab: Lab) -> dict[str, int]:
+    """The other labs that have a record, each with its number of nodes.
+
+    Their locks are not held: a lab may come or go while we look. It will look for us, too.
+    """
+    found = {}
+    for name in LABS:
+        if name != lab.name and (record := load(Lab(name))) is not None:
+            found[name] = len(record.nodes)
+    return found
 
 
 def at_work(lab: Lab) -> AbstractContextManager[None]:
