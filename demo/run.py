@@ -98,17 +98,12 @@ def load_plan() -> dict[str, Any]:
     return plan
 
 
-def endpoint(instance: dict[str, Any]) -> str:
-    """Where this machine reaches an instance: the head's management address and the instance's port."""
-    return f"http://{host_variables(instance['head'])['ansible_host']}:{instance['port']}"
-
-
-def show_plan(plan: dict[str, Any]) -> None:
-    """The plan as the collection's own filter draws it."""
+def show_plan(plan: dict[str, Any], addresses: dict[str, str]) -> None:
+    """The plan as the collection's own filter draws it; `addresses` are those of the nodes' management network."""
     sys.path.insert(0, str(ROOT / "collections"))
-    from ansible_collections.llamacpp.cluster.plugins.filter.plan import plan_table
+    from ansible_collections.llamacpp.cluster.plugins.module_utils._table import plan_table
 
-    console.print(plan_table(plan), markup=False, soft_wrap=True)
+    console.print(plan_table(plan, addresses), markup=False, soft_wrap=True)
 
 
 def ask(base: str, question: str, max_tokens: int) -> Timings | None:
@@ -191,8 +186,10 @@ def main(argv: list[str] | None = None) -> int:
     step(4, "a question")
     plan = load_plan()
     instance = plan["instances"][0]
-    base = endpoint(instance)
-    show_plan(plan)
+    head = instance["head"]
+    address = host_variables(head)["ansible_host"]
+    base = f"http://{address}:{instance['port']}"
+    show_plan(plan, {head: address})
     console.print(f"\n[bold]Endpoint[/] {base}\n")
     timings = ask(base, arguments.question, arguments.max_tokens)
     if timings:
