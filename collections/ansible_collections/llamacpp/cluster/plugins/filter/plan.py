@@ -1,0 +1,80 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Filters around the plan: what goes into it, what of it belongs to a node, how a person reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils._table import plan_table
+
+# Host variables that say what facts would say otherwise.
+NODE_VARIABLES = ("fabric_address", "devices", "cores")
+
+
+def node_workers(plan: Mapping[str, Any], node: str) -> list[dict[str, Any]]:
+    """Return the workers that a plan puts on a node, each with C(instance) and C(release)."""
+    return [
+        dict(worker, instance=instance["name"], release=instance["release"])
+        for instance in plan["instances"]
+        for worker in instance["workers"]
+        if worker["node"] == node
+    ]
+
+
+def node_heads(plan: Mapping[str, Any], node: str) -> list[dict[str, Any]]:
+    """Return the instances whose head is a node."""
+    return [instance for instance in plan["instances"] if instance["head"] == node]
+
+
+def declared_nodes(nodes: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what host variables say of each node."""
+    return {
+        node: {
+            name: hostvars[node]["llamacpp_" + name] for name in NODE_VARIABLES if "llamacpp_" + name in hostvars[node]
+        }
+        for node in nodes
+    }
+
+
+def without_keys(instances: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return instances without their API keys, for loops: Ansible shows the item of a loop when it fails."""
+    return [{key: value for key, value in instance.items() if key != "api_keys"} for instance in instances]
+
+
+def found_nodes(
+    nodes: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], register: str = "preflight_node"
+) -> dict[str, Any]:
+    """Return what node_info found, by node; nodes that did not answer are left out."""
+    return {
+        node: hostvars[node][register]["node"]
+        for node in nodes
+        if register in hostvars[node] and "node" in hostvars[node][register]
+    }
+
+
+def found_models(registered: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the results of loops of gguf_info over instances, by instance."""
+    return {
+        result["item"]["name"]: {key: result[key] for key in ("gguf", "msg") if key in result}
+        for loop in registered
+        for result in loop.get("results", [])
+        if not result.get("skipped")
+    }
+
+
+class FilterModule:
+    """Filters of this file."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return name -> function."""
+        return {
+            "declared_nodes": declared_nodes,
+            "found_models": found_models,
+            "found_nodes": found_nodes,
+            "node_heads": node_heads,
+            "node_workers": node_workers,
+            "plan_table": plan_table,
+            "without_keys": without_keys,
+        }

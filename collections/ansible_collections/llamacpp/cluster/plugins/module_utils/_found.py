@@ -1,0 +1,238 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What ``node_info`` found on nodes, typed, and the checks that need nothing else."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Device, Instance
+from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import Problem, listing
+
+MINIMUM_PYTHON = (3, 9)
+# Distribution id of os-release -> major versions. What is not here may work, but nobody looked.
+SUPPORTED_OS: dict[str, tuple[str, ...]] = {
+    "almalinux": ("8", "9", "10"),
+    "centos": ("8", "9", "10"),
+    "debian": ("11", "12", "13"),
+    "rhel": ("8", "9", "10"),
+    "rocky": ("8", "9", "10"),
+    "ubuntu": ("22.04", "24.04", "26.04"),
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """An IPv4 address of a node. ``speed_mbit`` 0 when unknown."""
+
+    interface: str
+    address: str
+    prefix: int
+    speed_mbit: int
+    kind: str
+
+    @property
+    def network(self) -> str:
+        """Return the network that it is in, e.g. ``10.0.1.0/24``."""
+        return str(ipaddress.IPv4Network("%s/%d" % (self.address, self.prefix), strict=False))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One of our services on a node."""
+
+    role: str
+    instance: str
+    port: int
+    active: bool
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What was found on one node. Sizes in bytes."""
+
+    os_id: str
+    os_version: str
+    os_name: str
+    python: str
+    cores: int
+    memory_bytes: int
+    available_bytes: int
+    addresses: tuple[Address, ...]
+    free_disk: Mapping[str, int]
+    files: Mapping[str, int | None]
+    devices: tuple[Device, ...]
+    releases: tuple[str, ...]
+    units: tuple[Unit, ...]
+    listening: frozenset[int]
+
+    @property
+    def host(self) -> Device:
+        """Return the node's processor and memory as a device."""
+        return Device("cpu", "host memory", 0, self.memory_bytes, self.available_bytes)
+
+    @property
+    def foreign_ports(self) -> frozenset[int]:
+        """Return the ports that somebody else listens on."""
+        return self.listening - {unit.port for unit in self.units if unit.active}
+
+    def serves(self, instance: str) -> bool:
+        """Whether a service of ``instance`` runs here, so that free memory already lacks its share."""
+        return any(unit.instance == instance and unit.active for unit in self.units)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> NodeFacts:
+        """Read ``node_info``'s ``node``; raises :class:`KeyError` when a field is missing."""
+        system = data["os"]
+        return cls(
+            os_id=system["id"],
+            os_version=system["version"],
+            os_name=system["name"],
+            python=data["python"],
+            cores=data["cores"],
+            memory_bytes=data["memory"]["total_bytes"],
+            available_bytes=data["memory"]["available_bytes"],
+            addresses=tuple(
+                Address(item["interface"], item["address"], item["prefix"], item["speed_mbit"] or 0, item["kind"])
+                for item in data["addresses"]
+                if ":" not in item["address"]
+            ),
+            free_disk={path: disk["free_bytes"] for path, disk in data["disks"].items()},
+            files=dict(data["files"]),
+            devices=tuple(
+                Device(
+                    item["kind"],
+                    item["name"],
+                    item["index"],
+                    item["memory_bytes"],
+                    item["free_bytes"],
+                    item["compute_capability"],
+                )
+                for item in data["devices"]
+            ),
+            releases=tuple(data["releases"]),
+            units=tuple(
+                Unit(unit["role"], unit["instance"], unit["port"], unit["active"])
+                for _name, unit in sorted(data["units"].items())
+            ),
+            listening=frozenset(data["listening"]),
+        )
+
+
+def check_nodes(declared: Declared, nodes: Mapping[str, NodeFacts]) -> list[Problem]:
+    """Check every node that answered: operating system, Python, declared fabric address, disk for a build."""
+    problems = []
+    for name in sorted(nodes):
+        facts = nodes[name]
+        if declared.settings.os_check:
+            problems += _check_system(name, facts)
+        fabric = declared.node(name).fabric_address
+        if fabric and fabric not in [item.address for item in facts.addresses]:
+            problems.append(
+                Problem(
+                    "llamacpp_fabric_address of %s" % name,
+                    fabric,
+                    "no interface has this address; there are %s"
+                    % listing("%s (%s)" % (item.address, item.interface) for item in facts.addresses),
+                )
+            )
+    return problems + _check_build(declared, nodes)
+
+
+def _check_system(name: str, facts: NodeFacts) -> list[Problem]:
+    problems = []
+    known = SUPPORTED_OS.get(facts.os_id, ())
+    major = facts.os_version if facts.os_id == "ubuntu" else facts.os_version.split(".")[0]
+    if major not in known:
+        supported = "; ".join("%s %s" % (key, ", ".join(SUPPORTED_OS[key])) for key in sorted(SUPPORTED_OS))
+        problems.append(
+            Problem(
+                "operating system of %s" % name,
+                facts.os_name or "%s %s" % (facts.os_id, facts.os_version),
+                "is not supported; use one of %s, or set llamacpp_os_check to false to try" % supported,
+            )
+        )
+    version = tuple(int(part) for part in re.findall(r"\d+", facts.python)[:2])
+    if version < MINIMUM_PYTHON:
+        problems.append(
+            Problem(
+                "Python of %s" % name,
+                facts.python,
+                "too old: install Python %d.%d or newer there and point ansible_python_interpreter to it"
+                % MINIMUM_PYTHON,
+            )
+        )
+    return problems
+
+
+def is_installed(release: str, releases: Sequence[str]) -> bool:
+    """Whether one of the release ids ``<label>-<backend>-...`` is a build of ``release``."""
+    label = re.sub(r"[^A-Za-z0-9._]+", "_", release)[:40]
+    return any(item == release or item.startswith(label + "-") for item in releases)
+
+
+def _check_build(declared: Declared, nodes: Mapping[str, NodeFacts]) -> list[Problem]:
+    """Check the disk of the builders that still have to build."""
+    problems = []
+    needed = declared.settings.build_bytes_needed
+    for name in declared.builders:
+        facts = nodes.get(name)
+        if facts is None or is_installed(declared.release, facts.releases):
+            continue
+        free = facts.free_disk.get(declared.settings.prefix)
+        if free is not None and free < needed:
+            problems.append(
+                Problem(
+                    "free disk of %s for %s" % (name, declared.settings.prefix),
+                    "%d MiB" % (free >> 20),
+                    "building llama.cpp takes %d MiB; free some space, or name another builder" % (needed >> 20),
+                )
+            )
+    return problems
+
+
+def check_reachable(declared: Declared, nodes: Mapping[str, NodeFacts]) -> list[Problem]:
+    """Check that every node of every instance answered."""
+    problems = []
+    for instance in declared.instances:
+        missing = [name for name in instance.nodes if name not in nodes]
+        if missing:
+            problems.append(
+                Problem(
+                    "%s.nodes" % instance.variable,
+                    list(instance.nodes),
+                    "%d of the %d nodes of %s answered; no answer from %s: bring it up, or take it out of nodes"
+                    % (len(instance.nodes) - len(missing), len(instance.nodes), instance.name, listing(missing)),
+                )
+            )
+    return problems
+
+
+def check_model_disk(
+    declared: Declared, instance: Instance, facts: NodeFacts, targets: Sequence[str], total: int
+) -> list[Problem]:
+    """Check that the head has room for the model and a twentieth more, unless it is there already.
+
+    ``targets``: the model's files in the store; ``total``: their bytes.
+    """
+    sizes = [facts.files.get(target) for target in targets]
+    if sum(size or 0 for size in sizes) == total:
+        return []
+    if instance.model.path and instance.model.from_ == "node":
+        return []  # It is linked into the store, not copied.
+    free = facts.free_disk.get(declared.settings.models_dir)
+    needed = total + total // 20
+    if free is None or free >= needed:
+        return []
+    return [
+        Problem(
+            "free disk of %s for %s" % (instance.head, declared.settings.models_dir),
+            "%d MiB" % (free >> 20),
+            "the model of %s takes %d MiB; free some space, or set llamacpp_models_dir to another disk"
+            % (instance.name, needed >> 20),
+        )
+    ]

@@ -1,0 +1,82 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Tensor types of ggml and how many bytes their blocks take.
+
+Source: ``enum ggml_type`` in llama.cpp's ggml/include/ggml.h and the block structures
+in ggml/src/ggml-common.h (build b11434). The same table as ``GGML_QUANT_SIZES`` of the
+``gguf`` package, which targets do not have; a unit test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class TensorType(NamedTuple):
+    """A tensor type: ``block_elements`` numbers are stored in ``block_bytes`` bytes."""
+
+    name: str
+    block_elements: int
+    block_bytes: int
+
+    def row_bytes(self, elements: int) -> int:
+        """Return the bytes of a row of ``elements`` numbers, a multiple of ``block_elements``.
+
+        Raises :class:`ValueError` for a row that does not divide into blocks.
+        """
+        if elements % self.block_elements:
+            raise ValueError(
+                "a row of %d numbers does not divide into the blocks of %d of %s"
+                % (elements, self.block_elements, self.name)
+            )
+        return elements // self.block_elements * self.block_bytes
+
+
+# The gaps in the numbering are types that llama.cpp no longer reads.
+TENSOR_TYPES: dict[int, TensorType] = {
+    0: TensorType("F32", 1, 4),
+    1: TensorType("F16", 1, 2),
+    2: TensorType("Q4_0", 32, 18),
+    3: TensorType("Q4_1", 32, 20),
+    6: TensorType("Q5_0", 32, 22),
+    7: TensorType("Q5_1", 32, 24),
+    8: TensorType("Q8_0", 32, 34),
+    9: TensorType("Q8_1", 32, 40),
+    10: TensorType("Q2_K", 256, 84),
+    11: TensorType("Q3_K", 256, 110),
+    12: TensorType("Q4_K", 256, 144),
+    13: TensorType("Q5_K", 256, 176),
+    14: TensorType("Q6_K", 256, 210),
+    15: TensorType("Q8_K", 256, 292),
+    16: TensorType("IQ2_XXS", 256, 66),
+    17: TensorType("IQ2_XS", 256, 74),
+    18: TensorType("IQ3_XXS", 256, 98),
+    19: TensorType("IQ1_S", 256, 50),
+    20: TensorType("IQ4_NL", 32, 18),
+    21: TensorType("IQ3_S", 256, 110),
+    22: TensorType("IQ2_S", 256, 82),
+    23: TensorType("IQ4_XS", 256, 136),
+    24: TensorType("I8", 1, 1),
+    25: TensorType("I16", 1, 2),
+    26: TensorType("I32", 1, 4),
+    27: TensorType("I64", 1, 8),
+    28: TensorType("F64", 1, 8),
+    29: TensorType("IQ1_M", 256, 56),
+    30: TensorType("BF16", 1, 2),
+    34: TensorType("TQ1_0", 256, 54),
+    35: TensorType("TQ2_0", 256, 66),
+    39: TensorType("MXFP4", 32, 17),
+    40: TensorType("NVFP4", 64, 36),
+    41: TensorType("Q1_0", 128, 18),
+    42: TensorType("Q2_0", 64, 18),
+}
+
+_BY_NAME = {item.name.lower(): item for item in TENSOR_TYPES.values()}
+
+# What llama-server takes for --cache-type-k and --cache-type-v.
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+
+
+def by_name(name: str) -> TensorType:
+    """Return the type of a name such as ``q8_0``; raises :class:`KeyError` for an unknown one."""
+    return _BY_NAME[name.lower()]

@@ -1,0 +1,227 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Check what is declared and make the plan."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cluster_plan
+short_description: Check what is declared and found, and make the plan
+version_added: 0.1.0
+description:
+  - Works out where every instance goes and every flag that it gets, from the declared instances, what
+    M(llamacpp.cluster.node_info) found on the nodes, and what M(llamacpp.cluster.gguf_info) read from the models.
+  - Runs on the control node and asks no node. The same input gives the same plan.
+  - Reports all problems at once, a line each, with the variable, its value and what to write instead.
+options:
+  release:
+    description: Release of llama.cpp.
+    type: raw
+    required: true
+  build:
+    description: What the release is made from. Noted in the plan as it is.
+    type: dict
+  instances:
+    description: The declared instances. Their C(api_keys) are checked and then forgotten.
+    type: raw
+    required: true
+  settings:
+    description: Directories, base ports, margins and switches of the cluster.
+    type: dict
+    default: {}
+  inventory_nodes:
+    description: Names of all nodes.
+    type: list
+    elements: str
+    required: true
+  declared_nodes:
+    description: What the inventory says of nodes, by name (C(fabric_address), C(devices), C(cores)).
+    type: dict
+    default: {}
+  nodes:
+    description: What M(llamacpp.cluster.node_info) found, by name. A node that did not answer is left out.
+    type: dict
+    default: {}
+  builders:
+    description: Names of the nodes that compile llama.cpp.
+    type: list
+    elements: str
+    default: []
+  models:
+    description: Results of M(llamacpp.cluster.gguf_info), failed ones too, by instance.
+    type: dict
+    default: {}
+  static:
+    description: Plan from what is declared alone, for nodes that cannot be asked.
+    type: bool
+    default: false
+  check_only:
+    description: Only check what is declared; make no plan.
+    type: bool
+    default: false
+  dest:
+    description: File to write the plan to, as JSON.
+    type: path
+extends_documentation_fragment:
+  - llamacpp.cluster.attributes
+author:
+  - The llamacpp.cluster authors (@llamacpp-cluster)
+"""
+
+EXAMPLES = r"""
+- name: Make the plan
+  llamacpp.cluster.cluster_plan:
+    release: b11434
+    instances:
+      - name: qwen3-14b
+        model: {path: /srv/models/qwen3-14b-q4_k_m.gguf}
+        nodes: [node1, node2]
+        context: 8192
+    inventory_nodes: [node1, node2, node3]
+    nodes: "{{ found_nodes }}"
+    models: "{{ found_models }}"
+    dest: /srv/cluster/plan.json
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+plan:
+  description: The plan; C(schema) 1.
+  returned: when O(check_only=false)
+  type: dict
+  contains:
+    release:
+      description: Release of llama.cpp.
+      type: str
+    build:
+      description: The value of O(build).
+      type: dict
+    nodes:
+      description: C(fabric_address), C(units) and C(firewall) of every node.
+      type: dict
+    instances:
+      description: Head, workers, devices, layers, bytes, ports and arguments of every instance.
+      type: list
+      elements: dict
+"""
+
+import os
+import tempfile
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared
+from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
+from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
+from ansible_collections.llamacpp.cluster.plugins.module_utils._parse import parse
+from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import Plan, make_plan, plan_json
+from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import PlanError, Problem
+
+
+def without_keys(instances: Any) -> Any:
+    """Return the instances without their API keys."""
+    if not isinstance(instances, list):
+        return instances
+    return [
+        {key: value for key, value in instance.items() if key != "api_keys"} if isinstance(instance, dict) else instance
+        for instance in instances
+    ]
+
+
+def read_model(result: dict[str, Any]) -> ModelFacts | str:
+    """Return the facts of a registered result of gguf_info, or why there are none."""
+    if "gguf" in result:
+        return ModelFacts.from_dict(result["gguf"])
+    return str(result.get("msg") or "its header was not read")
+
+
+def write(module: AnsibleModule, plan: Plan) -> dict[str, Any]:
+    """Bring ``dest`` to the plan; return changed and diff."""
+    dest = module.params["dest"]
+    after = plan_json(plan)
+    try:
+        with open(dest, encoding="utf-8") as stream:
+            before = stream.read()
+    except FileNotFoundError:
+        before = ""
+    if before == after:
+        return {"changed": False}
+    if not module.check_mode:
+        directory = os.path.dirname(dest) or "."
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".plan.", dir=directory)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(after)
+        os.chmod(temporary, 0o644)
+        os.rename(temporary, dest)
+    return {
+        "changed": True,
+        "diff": {"before_header": dest, "after_header": dest, "before": before, "after": after},
+    }
+
+
+def plan_or_problems(params: dict[str, Any], declared: Declared) -> tuple[Plan, list[Problem]]:
+    """Make the plan; return it, or the problems."""
+    nodes = {name: NodeFacts.from_dict(facts) for name, facts in params["nodes"].items()}
+    models = {name: read_model(result) for name, result in params["models"].items()}
+    try:
+        return make_plan(declared, nodes, models), []
+    except PlanError as error:
+        return {}, error.problems
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "release": {"type": "raw", "required": True},
+            "build": {"type": "dict"},
+            "instances": {"type": "raw", "required": True},
+            "settings": {"type": "dict", "default": {}},
+            "inventory_nodes": {"type": "list", "elements": "str", "required": True},
+            "declared_nodes": {"type": "dict", "default": {}},
+            "nodes": {"type": "dict", "default": {}},
+            "builders": {"type": "list", "elements": "str", "default": []},
+            "models": {"type": "dict", "default": {}},
+            "static": {"type": "bool", "default": False},
+            "check_only": {"type": "bool", "default": False},
+            "dest": {"type": "path"},
+        },
+        # The arguments hold API keys: they are not logged, and not returned either (below).
+        no_log=True,
+        supports_check_mode=True,
+    )
+    params = module.params
+    declared, problems = parse(
+        params["release"],
+        params["instances"],
+        params["settings"],
+        params["inventory_nodes"],
+        params["declared_nodes"],
+        params["builders"],
+        params["static"],
+    )
+    params["instances"] = without_keys(params["instances"])
+    plan: Plan = {}
+    if not params["check_only"]:
+        plan, found = plan_or_problems(params, declared)
+        problems += found
+    if problems:
+        lines = ["%d problem%s with what is declared or found:" % (len(problems), "" if len(problems) == 1 else "s")]
+        module.fail_json(msg="\n".join(lines + ["  %s" % problem for problem in problems]))
+    if params["check_only"]:
+        module.exit_json(changed=False)
+    plan["build"] = params["build"]
+    result: dict[str, Any] = {"changed": False}
+    if params["dest"]:
+        try:
+            result = write(module, plan)
+        except OSError as error:
+            module.fail_json(msg="dest = %s: the plan cannot be written: %s" % (params["dest"], error))
+    module.exit_json(plan=plan, **result)
+
+
+if __name__ == "__main__":
+    main()

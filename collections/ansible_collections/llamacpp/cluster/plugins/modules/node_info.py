@@ -1,0 +1,295 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Look at a node: what the planner has to know, in one call."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: node_info
+short_description: Say what the planner has to know of a node
+version_added: 0.1.0
+description:
+  - Finds operating system, processor, memory, GPUs, addresses and link speeds, free disk, installed releases,
+    the collection's own services and the ports that are in use.
+  - Replaces fact gathering for this collection and is much faster. Changes nothing.
+options:
+  disks:
+    description: Directories to say the free space of. What does not exist yet counts as its nearest parent.
+    type: list
+    elements: path
+    default: []
+  files:
+    description: Files to say the size of.
+    type: list
+    elements: path
+    default: []
+  prefix:
+    description: Directory that holds C(releases/).
+    type: path
+    default: /opt/llamacpp
+  unit_directory:
+    description: Where unit files of the administrator live.
+    type: path
+    default: /etc/systemd/system
+extends_documentation_fragment:
+  - llamacpp.cluster.attributes.info
+author:
+  - The llamacpp.cluster authors (@llamacpp-cluster)
+"""
+
+EXAMPLES = r"""
+- name: Look at the node
+  llamacpp.cluster.node_info:
+    disks: [/var/lib/llamacpp/models, /opt/llamacpp]
+    files: [/var/lib/llamacpp/models/qwen3-14b-q4_k_m.gguf]
+  register: node
+"""
+
+RETURN = r"""
+node:
+  description: What was found.
+  returned: success
+  type: dict
+  contains:
+    hostname:
+      description: The node's own name.
+      type: str
+    os:
+      description: C(id), C(version), C(name) and C(family) (V(debian) or V(redhat)) of C(/etc/os-release).
+      type: dict
+    python:
+      description: Version of the Python that runs modules.
+      type: str
+    machine:
+      description: Machine as the kernel calls it.
+      type: str
+    libc:
+      description: Version of the C library; empty when it does not say.
+      type: str
+    systemd:
+      description: Version of systemd, or null.
+      type: int
+    cpus:
+      description: CPUs that a process may run on.
+      type: int
+    cores:
+      description: Physical cores behind them.
+      type: int
+    cpu_flags:
+      description: Instruction sets that llama.cpp makes use of.
+      type: list
+      elements: str
+    memory:
+      description: C(total_bytes) and C(available_bytes).
+      type: dict
+    addresses:
+      description: >-
+        C(interface), C(address), C(prefix), C(speed_mbit) (null when unknown), C(mtu) and C(kind)
+        (V(ethernet), V(infiniband), V(loopback), V(other)) of each address.
+      type: list
+      elements: dict
+    disks:
+      description: C(free_bytes) and C(total_bytes) by directory of O(disks).
+      type: dict
+    files:
+      description: Size in bytes, or null, by file of O(files).
+      type: dict
+    devices:
+      description: >-
+        C(kind), C(name), C(index), C(memory_bytes), C(free_bytes) and C(compute_capability) of each GPU,
+        or of the CPU where there is none.
+      type: list
+      elements: dict
+    releases:
+      description: Ids of the releases that are installed with all their files.
+      type: list
+      elements: str
+    current_release:
+      description: Id of the release that C(current) points to, or null.
+      type: str
+    units:
+      description: C(role), C(instance), C(port), C(release) and C(active) by unit of the collection.
+      type: dict
+    listening:
+      description: TCP ports that somebody listens on.
+      type: list
+      elements: int
+    firewall:
+      description: V(firewalld) when it runs, V(nftables) when its tool is there, or V(none).
+      type: str
+"""
+
+import os
+import platform
+import socket
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _node
+from ansible_collections.llamacpp.cluster.plugins.module_utils._release import complete
+
+# A service on its way up, or down, is still ours.
+RUNNING_STATES = ("active", "activating", "reloading", "deactivating")
+
+
+def read(path: str) -> str:
+    """Return the content of a file; empty when it is not there."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        # /sys answers EINVAL for the speed of a link that has none.
+        return ""
+
+
+def number(path: str) -> int | None:
+    """Return the positive number in a file; None when there is none."""
+    text = read(path).strip()
+    return int(text) if text.isdigit() and int(text) > 0 else None
+
+
+def disk(path: str) -> dict[str, int]:
+    """Return free and total bytes of the file system that ``path`` is or will be on."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    info = os.statvfs(path)
+    return {"free_bytes": info.f_bavail * info.f_frsize, "total_bytes": info.f_blocks * info.f_frsize}
+
+
+class NodeInfo:
+    """Asks the node."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+
+    def run(self, *command: str) -> str | None:
+        """Return what a command says; None when it is not there or fails."""
+        path = self.module.get_bin_path(command[0], opt_dirs=["/usr/sbin", "/sbin"])
+        if not path:
+            return None
+        rc, out, _err = self.module.run_command([path, *command[1:]])
+        return str(out) if rc == 0 else None
+
+    def addresses(self) -> list[dict[str, Any]]:
+        """Return the node's addresses."""
+        text = self.run("ip", "-j", "address")
+        if text is None:
+            self.module.fail_json(
+                msg="ip -j address does not work on this node: install the package iproute2 (Debian) or iproute (EL)"
+            )
+        return _node.addresses(
+            text,
+            lambda name: number("/sys/class/net/%s/speed" % name),
+            lambda name: number("/sys/class/net/%s/type" % name),
+        )
+
+    def units(self) -> dict[str, dict[str, Any]]:
+        """Return the collection's own services."""
+        directory = self.module.params["unit_directory"]
+        names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+        found = {}
+        for name in names:
+            if name.startswith("llamacpp-") and name.endswith(".service"):
+                facts = _node.unit(read(os.path.join(directory, name)))
+                if facts:
+                    found[name] = facts
+        for name, state in zip(found, self.states(list(found))):
+            found[name]["active"] = state in RUNNING_STATES
+        return found
+
+    def states(self, names: list[str]) -> list[str]:
+        """Return systemd's word for each unit."""
+        if not names:
+            return []
+        # Its return code only says whether all of them are active.
+        _rc, out, _err = self.module.run_command(["systemctl", "is-active", *names])
+        words = str(out).split()
+        return words if len(words) == len(names) else ["unknown"] * len(names)
+
+    def devices(self, memory: dict[str, int], name: str) -> list[dict[str, Any]]:
+        """Return the GPUs, or the CPU where there is none."""
+        for columns in (_node.GPU_COLUMNS, _node.GPU_COLUMNS[:-1]):
+            text = self.run("nvidia-smi", "--query-gpu=" + ",".join(columns), "--format=csv,noheader,nounits")
+            if text is None:
+                continue
+            try:
+                return _node.gpus(text)
+            except ValueError as error:
+                self.module.fail_json(msg="nvidia-smi gives no figures for a GPU (%s): %s" % (error, text.strip()))
+        if os.path.exists("/proc/driver/nvidia/version"):
+            self.module.warn("the NVIDIA driver is loaded, but nvidia-smi does not work: GPUs are left out")
+        return [
+            {
+                "kind": "cpu",
+                "name": name,
+                "index": 0,
+                "memory_bytes": memory["total_bytes"],
+                "free_bytes": memory["available_bytes"],
+                "compute_capability": None,
+            }
+        ]
+
+    def releases(self) -> list[str]:
+        """Return the ids of installed releases."""
+        directory = os.path.join(self.module.params["prefix"], "releases")
+        names = os.listdir(directory) if os.path.isdir(directory) else []
+        return sorted(name for name in names if complete(os.path.join(directory, name)))
+
+    def current_release(self) -> str | None:
+        """Return the id of the release that ``current`` points to."""
+        link = os.path.join(self.module.params["prefix"], "current")
+        return os.path.basename(os.readlink(link)) if os.path.islink(link) else None
+
+    def firewall(self) -> str:
+        """Return who filters packets here."""
+        if self.states(["firewalld.service"]) == ["active"]:
+            return "firewalld"
+        return "nftables" if self.module.get_bin_path("nft", opt_dirs=["/usr/sbin", "/sbin"]) else "none"
+
+    def look(self) -> dict[str, Any]:
+        """Return everything."""
+        usable = frozenset(os.sched_getaffinity(0))
+        memory = _node.memory(read("/proc/meminfo"))
+        processor = _node.processor(read("/proc/cpuinfo"), usable)
+        params = self.module.params
+        return {
+            "hostname": socket.gethostname(),
+            "os": _node.os_release(read("/etc/os-release")),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "libc": (os.confstr("CS_GNU_LIBC_VERSION") or "").replace("glibc ", ""),
+            "systemd": _node.systemd_version(self.run("systemctl", "--version") or ""),
+            "cpus": len(usable),
+            "cores": processor["cores"],
+            "cpu_flags": processor["cpu_flags"],
+            "memory": memory,
+            "addresses": self.addresses(),
+            "disks": {path: disk(path) for path in params["disks"]},
+            "files": {path: os.stat(path).st_size if os.path.isfile(path) else None for path in params["files"]},
+            "devices": self.devices(memory, processor["name"] or platform.machine()),
+            "releases": self.releases(),
+            "current_release": self.current_release(),
+            "units": self.units(),
+            "listening": _node.listening_ports(read("/proc/net/tcp"), read("/proc/net/tcp6")),
+            "firewall": self.firewall(),
+        }
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "disks": {"type": "list", "elements": "path", "default": []},
+            "files": {"type": "list", "elements": "path", "default": []},
+            "prefix": {"type": "path", "default": "/opt/llamacpp"},
+            "unit_directory": {"type": "path", "default": "/etc/systemd/system"},
+        },
+        supports_check_mode=True,
+    )
+    module.exit_json(changed=False, node=NodeInfo(module).look())
+
+
+if __name__ == "__main__":
+    main()
