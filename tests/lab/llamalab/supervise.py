@@ -205,7 +205,8 @@ def pids(unit: str) -> list[int]:
     groups = _groups(unit)
     found: list[int] = []
     for directory, _names, _files in os.walk(groups[0]) if groups else ():
-        found += [int(word) for word in Path(directory, "cgroup.procs").read_text().split()]
+        with contextlib.suppress(OSError):  # a group that goes while we look has no processes
+            found += [int(word) for word in Path(directory, "cgroup.procs").read_text().split()]
     return sorted(found)
 
 
