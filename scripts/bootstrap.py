@@ -94,18 +94,18 @@ def wanted_packages(settings: dict[str, Any], ids: set[str], has_ensurepip: bool
 
 
 def as_root(command: list[str]) -> list[str]:
-    """`command`, through sudo where that is needed.
+    """`command`, through sudo where that is needed."""
+    return command if os.geteuid() == 0 else ["sudo", *command]
 
-    Raises SetupError when we are not root and there is no sudo.
-    """
-    if os.geteuid() == 0:
-        return command
-    if shutil.which("sudo") is None:
+
+def require_root(packages: list[str]) -> None:
+    """Raise SetupError with what to type as root when we are not, and have no sudo to become it."""
+    if os.geteuid() != 0 and shutil.which("sudo") is None:
         raise SetupError(
-            "this needs root, and there is no sudo. As root, run:\n"
-            f"    {shlex.join(command)}\nthen run this again; it needs no root when the packages are there."
+            "packages are missing, you are not root, and there is no sudo. As root, run:\n"
+            f"    apt-get update && apt-get install --no-install-recommends {shlex.join(packages)}\n"
+            "then run this again; it needs no root when the packages are there."
         )
-    return ["sudo", *command]
 
 
 class Progress:
@@ -168,7 +168,10 @@ def services_stay_down(packages: list[str]) -> Iterator[None]:
         if ours:
             subprocess.run(as_root(["rm", "-f", str(POLICY)]), check=True)
     if Path("/run/systemd/system").is_dir():
-        subprocess.run(as_root(["systemctl", "--quiet", "disable", "--now", "apt-cacher-ng.service"]), check=True)
+        disable = ["systemctl", "--quiet", "disable", "--now", "apt-cacher-ng.service"]
+    else:
+        disable = ["update-rc.d", "apt-cacher-ng", "disable"]
+    subprocess.run(as_root(disable), check=True)
 
 
 def apt_get(arguments: list[str], log: Path, total: int | None = None) -> int:
@@ -177,7 +180,7 @@ def apt_get(arguments: list[str], log: Path, total: int | None = None) -> int:
     deadline = time.monotonic() + LOCK_PATIENCE
     while True:
         before = log.stat().st_size if log.exists() else 0
-        status = run_logged(command, log, Progress("apt-get: step", r"^((?:Get:|Selecting|Setting up) ?\S+)", total))
+        status = run_logged(command, log, Progress("apt-get: step", r"^((?:Unpacking|Setting up) \S+)", total))
         if status == 0 or time.monotonic() > deadline:
             return status
         with log.open(encoding="utf-8", errors="replace") as handle:
@@ -195,6 +198,7 @@ def install_packages(missing: list[str], system: str) -> None:
             f"{system} has no apt-get, and the lab needs {', '.join(missing)}. Use Debian 12 or Ubuntu 24.04 or newer, "
             "or, to drive nodes of your own from here, run: python3 scripts/bootstrap.py --no-apt"
         )
+    require_root(missing)
     log = LOGS / "setup-apt.log"
     say(f"installing {len(missing)} packages: {' '.join(missing)}")
     say("reading the package lists (apt-get update)")
@@ -208,8 +212,8 @@ def install_packages(missing: list[str], system: str) -> None:
         check=False,
         env={**os.environ, "LC_ALL": "C"},
     )
-    # Each package is downloaded, selected and set up.
-    steps = 3 * sum(line.startswith("Inst ") for line in simulated.stdout.splitlines())
+    # Each package is unpacked and set up.
+    steps = 2 * sum(line.startswith("Inst ") for line in simulated.stdout.splitlines())
     with services_stay_down(missing):
         status = apt_get(["install", "--no-install-recommends", *missing], log, steps or None)
     if status != 0:
@@ -277,8 +281,15 @@ def main(argv: list[str] | None = None) -> int:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     settings = project["tool"]["bootstrap"]
     wanted = requirements(project, settings["group"])
-    LOGS.mkdir(parents=True, exist_ok=True)
-    with (LOGS / "setup.lock").open("w") as lock:
+    try:
+        LOGS.mkdir(parents=True, exist_ok=True)
+        lock = (LOGS / "setup.lock").open("w")
+    except PermissionError as error:
+        raise SetupError(
+            f"{error.filename} is not yours to write to. Run as the user who owns {ROOT}, or take it over: "
+            f"sudo chown -R {os.geteuid()} {ROOT}"
+        ) from error
+    with lock:
         # Two makes at once must not fill one .venv.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not arguments.no_apt:

@@ -52,8 +52,8 @@ def test_a_package_that_nobody_has_is_missing() -> None:
 def test_without_root_and_sudo_the_command_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 1000)
     monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
-    with pytest.raises(bootstrap.SetupError, match="apt-get install 'a b'"):
-        bootstrap.as_root(["apt-get", "install", "a b"])
+    with pytest.raises(bootstrap.SetupError, match="apt-get install --no-install-recommends rsync ccache"):
+        bootstrap.require_root(["rsync", "ccache"])
 
 
 def test_progress_counts_steps_and_ignores_the_rest() -> None:
