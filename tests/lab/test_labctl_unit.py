@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 import yaml
-from llamalab import cli, inventory, limits, names, network, preflight, roots, supervise
+from llamalab import cli, inventory, limits, names, network, node, preflight, roots, supervise
 from llamalab.names import Lab, LabError
 from llamalab.record import LabRecord, NodeRecord
 
@@ -210,15 +210,38 @@ def test_limits_are_raised_and_never_lowered() -> None:
     assert limits.wanted(24, 128) >= 24 * 7
 
 
+def test_the_boot_script_passes_systemd_run_unharmed() -> None:
+    """In the words of a command, systemd expands ${NAME} and turns $$ into $; the rest goes through as it is."""
+    assert "${" not in node._BOOT
+    assert "$$" not in node._BOOT
+    assert not node._BOOT.startswith("$")
+
+
 def test_status_for_people() -> None:
     assert "down" in cli.show({"lab": "lab", "up": False})
-    node = {"state": "frozen", "suite": "bookworm", "management": "a", "fabric": "b", "cut": ["fabric"]}
+    entry = {"state": "frozen", "suite": "bookworm", "management": "a", "fabric": "b", "cut": ["fabric"]}
     text = cli.show(
-        {"lab": "lab", "up": True, "inventory": "i", "shapes": {"fabric": "1gbit"}, "nodes": {"node1": node}}
+        {"lab": "lab", "up": True, "inventory": "i", "shapes": {"fabric": "1gbit"}, "nodes": {"node1": entry}}
     )
     assert "frozen" in text
     assert "cut off: fabric" in text
     assert "limited to 1gbit" in text
+
+
+def test_without_root_it_asks_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("os.execv", lambda _path, argv: ran.append(argv))
+    monkeypatch.setattr("sys.argv", ["tests/lab/labctl.py", "status"])
+    monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/sudo")
+    monkeypatch.setenv("http_proxy", "http://192.0.2.1:3128")
+    cli.become_root(["status"])
+    assert ran[0][0] == "/usr/bin/sudo"
+    assert "http_proxy=http://192.0.2.1:3128" in ran[0]
+    assert ran[0][-2:] == [str(Path("tests/lab/labctl.py").absolute()), "status"]
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    with pytest.raises(LabError, match="run this command as root"):
+        cli.become_root(["status"])
 
 
 @pytest.fixture

@@ -77,7 +77,8 @@ def become_root(argv: list[str]) -> None:
     if sudo is None:
         raise LabError("the lab needs root and there is no sudo; run this command as root")
     ask = [] if sys.stdin.isatty() else ["--non-interactive"]
-    os.execv(sudo, [sudo, *ask, sys.executable, os.path.abspath(sys.argv[0]), *argv])
+    proxy = [f"http_proxy={os.environ['http_proxy']}"] if os.environ.get("http_proxy") else []
+    os.execv(sudo, [sudo, *ask, "env", *proxy, sys.executable, os.path.abspath(sys.argv[0]), *argv])
 
 
 def act(arguments: argparse.Namespace) -> tuple[bool | None, int]:
