@@ -196,6 +196,47 @@ def test_a_killed_build_of_a_root_leaves_nothing(
     assert list((tmp_path / "roots").iterdir()) == []
 
 
+FRESH_HOST = """
+import os, subprocess, sys
+from pathlib import Path
+
+subprocess.run(["umount", "--quiet", "--recursive", "/run/netns"])
+for place in ("/run", "/var/lib"):
+    subprocess.run(["mount", "-t", "tmpfs", "fresh", place], check=True)
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+from llamalab import limits, names, proxy, record
+from llamalab import lab as labs
+
+proxy.PROXY_UNIT = "lclab-faults-apt"  # the labs of the real host keep theirs
+limits.PER_NODE = 1000  # so that the limit has to be raised
+
+
+def look():
+    mounts = sorted(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    links = sorted(os.listdir("/proc/sys/net/ipv4/conf"))
+    return mounts, links, os.listdir("/run"), limits.INSTANCES.read_text()
+
+
+before = look()
+lab = names.Lab("faults")
+assert labs.up(lab, 1, {})
+during = look()
+assert "/run/netns" in during[0] and "lclab4m" in during[1] and during[3] != before[3], during
+assert labs.down(lab)
+after = look()
+after[2].remove("systemd")  # empty directories of systemd-nspawn
+assert after == before, (before, after)
+print("as before")
+"""
+
+
+def test_the_first_lab_on_a_host_leaves_it_as_it_was(down: LiveLab) -> None:
+    """On this host other labs may be up; so this is tried with a network and /run of its own."""
+    fresh = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, "-c", FRESH_HOST]
+    done = subprocess.run(fresh, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert done.stdout == "as before\n", done.stderr
+
+
 def test_down_of_nothing_is_a_no_op(down: LiveLab) -> None:
     assert down.down() is False
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,7 @@ def make_switch(lab: Lab, record: LabRecord) -> None:
             f'link set dev {link} alias "{lab.alias}"',
             f"link set {cable} master {bridge} up",
             f"link set {bridge} up",
-            f"link set {link} netns 1",
+            f"link set {link} netns {os.getpid()}",
         ]
         outside += [
             f"addr add {lab.host_address(network)}/24 dev {link}",

@@ -20,6 +20,8 @@ _USER = "apt-cacher-ng"  # made by the package
 _CONFIGURATION = """\
 CacheDir: {cache}
 LogDir: {logs}
+SocketPath: {logs}/socket
+PidFile: {logs}/pid
 SupportDir: /usr/lib/apt-cacher-ng
 BindAddress: {address}
 Port: {port}

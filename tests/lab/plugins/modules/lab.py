@@ -6,7 +6,7 @@ description:
   - Runs C(tests/lab/labctl.py) on the control node and shows its progress while it works.
 options:
   name:
-    description: Which lab; V(lab), V(test), V(molecule) or V(bench). They can be up side by side.
+    description: Which lab; V(lab), V(test), V(molecule), V(bench) or V(faults). They can be up side by side.
     type: str
     default: lab
   state:
