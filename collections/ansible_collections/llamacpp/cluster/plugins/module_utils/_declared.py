@@ -19,6 +19,7 @@ class Settings:
     models_dir: str = "/var/lib/llamacpp/models"
     prefix: str = "/opt/llamacpp"
     config_dir: str = "/etc/llamacpp"
+    build_dir: str = "/var/cache/llamacpp/build"
     http_port_base: int = 8080
     rpc_port_base: int = 50052
     memory_margin_mib: int = 256

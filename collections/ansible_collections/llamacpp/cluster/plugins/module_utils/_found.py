@@ -183,13 +183,14 @@ def _check_build(declared: Declared, nodes: Mapping[str, NodeFacts]) -> list[Pro
         facts = nodes.get(name)
         if facts is None or is_installed(declared.release, facts.releases):
             continue
-        free = facts.free_disk.get(declared.settings.prefix)
+        free = facts.free_disk.get(declared.settings.build_dir)
         if free is not None and free < needed:
             problems.append(
                 Problem(
-                    "free disk of %s for %s" % (name, declared.settings.prefix),
+                    "free disk of %s for %s" % (name, declared.settings.build_dir),
                     "%d MiB" % (free >> 20),
-                    "building llama.cpp takes %d MiB; free some space, or name another builder" % (needed >> 20),
+                    "building llama.cpp takes %d MiB; free some space, or set llamacpp_build_dir to another disk"
+                    % (needed >> 20),
                 )
             )
     return problems

@@ -85,6 +85,7 @@ def _settings(problems: list[Problem], data: Mapping[str, Any]) -> Settings:
         models_dir=take("models_dir", checks.absolute_path, default.models_dir).rstrip("/"),
         prefix=take("prefix", checks.absolute_path, default.prefix).rstrip("/"),
         config_dir=take("config_dir", checks.absolute_path, default.config_dir).rstrip("/"),
+        build_dir=take("build_dir", checks.absolute_path, default.build_dir).rstrip("/"),
         http_port_base=take("http_port_base", ports, default.http_port_base),
         rpc_port_base=take("rpc_port_base", ports, default.rpc_port_base),
         memory_margin_mib=take("memory_margin_mib", checks.whole(0, 1 << 20, "MiB", 1024), default.memory_margin_mib),

@@ -16,6 +16,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._layers import HOST, assign_layers, distribute
 from ansible_collections.llamacpp.cluster.plugins.module_utils._memory import (
     Demand,
+    Setting,
     compute_bytes,
     demands,
     kv_layer_bytes,
@@ -88,7 +89,7 @@ def place(
         split = instance.tensor_split or tuple(float(slot.capacity) for slot in offload)
         shown = [*offload] if offload else [head]
         return Placement(names, split, _unknown_layers(instance, offload), _unknown_shares(shown)), []
-    kv = kv_layer_bytes(model, instance.context, instance.parallel, instance.cache_type_k, instance.cache_type_v)
+    kv = kv_layer_bytes(model, _setting(instance))
     costs = [weights + cache for weights, cache in zip(model.layer_bytes, kv)] + [model.output_bytes]
     try:
         gpu_layers, split = _split(instance, model, costs, head if on_host else None, offload)
@@ -166,6 +167,18 @@ def _split(
     return gpu_layers, tuple(float(count) for count in distribute(costs[every - gpu_layers :], capacities))
 
 
+def _setting(instance: Instance) -> Setting:
+    # "auto" is on wherever the backend has it, and every backend that is built here has it.
+    return Setting(
+        instance.context,
+        instance.parallel,
+        instance.ubatch,
+        instance.cache_type_k,
+        instance.cache_type_v,
+        instance.flash_attention != "off",
+    )
+
+
 def _layered(
     instance: Instance, model: ModelFacts, slots: Sequence[Slot], placed: Sequence[int], kv: Sequence[int]
 ) -> tuple[Share, ...]:
@@ -174,7 +187,7 @@ def _layered(
     # llama.cpp overlaps batches, and pays with copies of the inputs, when no layer is left to the host.
     pipelined = len(slots) - has_host > 1 and not (has_host and 0 in placed)
     compute = [
-        compute_bytes(model, instance.context, instance.parallel, instance.ubatch, placed[-1] == index, pipelined)
+        compute_bytes(model, _setting(instance), index == 0, placed[-1] == index, pipelined)
         for index in range(len(slots))
     ]
     needs = demands(model, placed, len(slots), kv, compute)
@@ -192,7 +205,7 @@ def _sliced(
 ) -> tuple[Share, ...]:
     """Return the shares when every device holds a slice of every layer (``--split-mode tensor``)."""
     weights = sum(model.layer_bytes) + model.output_bytes
-    compute = compute_bytes(model, instance.context, instance.parallel, instance.ubatch, True, False)
+    compute = compute_bytes(model, _setting(instance), True, True, False)
     return tuple(
         Share(
             slot,

@@ -19,6 +19,9 @@ options:
     type: list
     elements: path
     default: []
+  store:
+    description: Directory of models. The size of every file in it is said, as for O(files).
+    type: path
   files:
     description: Files to say the size of.
     type: list
@@ -42,7 +45,7 @@ EXAMPLES = r"""
 - name: Look at the node
   llamacpp.cluster.node_info:
     disks: [/var/lib/llamacpp/models, /opt/llamacpp]
-    files: [/var/lib/llamacpp/models/qwen3-14b-q4_k_m.gguf]
+    store: /var/lib/llamacpp/models
   register: node
 """
 
@@ -93,7 +96,7 @@ node:
       description: C(free_bytes) and C(total_bytes) by directory of O(disks).
       type: dict
     files:
-      description: Size in bytes, or null, by file of O(files).
+      description: Size in bytes, or null, by file of O(files) and O(store).
       type: dict
     devices:
       description: >-
@@ -231,6 +234,15 @@ class NodeInfo:
             }
         ]
 
+    def files(self) -> dict[str, int | None]:
+        """Return the sizes of the files that were asked for."""
+        paths = list(self.module.params["files"])
+        store = self.module.params["store"]
+        if store and os.path.isdir(store):
+            found = [os.path.join(store, name) for name in sorted(os.listdir(store))]
+            paths += [path for path in found if os.path.isfile(path)]
+        return {path: os.stat(path).st_size if os.path.isfile(path) else None for path in paths}
+
     def releases(self) -> list[str]:
         """Return the ids of installed releases."""
         directory = os.path.join(self.module.params["prefix"], "releases")
@@ -267,7 +279,7 @@ class NodeInfo:
             "memory": memory,
             "addresses": self.addresses(),
             "disks": {path: disk(path) for path in params["disks"]},
-            "files": {path: os.stat(path).st_size if os.path.isfile(path) else None for path in params["files"]},
+            "files": self.files(),
             "devices": self.devices(memory, processor["name"] or platform.machine()),
             "releases": self.releases(),
             "current_release": self.current_release(),
@@ -283,6 +295,7 @@ def main() -> None:
         argument_spec={
             "disks": {"type": "list", "elements": "path", "default": []},
             "files": {"type": "list", "elements": "path", "default": []},
+            "store": {"type": "path"},
             "prefix": {"type": "path", "default": "/opt/llamacpp"},
             "unit_directory": {"type": "path", "default": "/etc/systemd/system"},
         },

@@ -1,0 +1,215 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Small inputs for tests: GGUF files, models, nodes, declarations."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
+from ansible_collections.llamacpp.cluster.plugins.module_utils._ggml_types import by_name
+from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
+from ansible_collections.llamacpp.cluster.plugins.module_utils._parse import parse
+
+MIB = 1 << 20
+GIB = 1 << 30
+TYPE_IDS = {"F32": 0, "F16": 1, "Q8_0": 8, "Q4_K": 12}
+
+
+def string(text: str) -> bytes:
+    """Return a GGUF string."""
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def value(item: Any) -> bytes:
+    """Return a GGUF value with its type: str, bool, int (u32), float (f32), or a list of these."""
+    if isinstance(item, list):
+        kinds = {str: 8, bool: 7, int: 4, float: 6}
+        kind = kinds[type(item[0])] if item else 4
+        return struct.pack("<iiQ", 9, kind, len(item)) + b"".join(value(part)[4:] for part in item)
+    if isinstance(item, str):
+        return struct.pack("<i", 8) + string(item)
+    if isinstance(item, bool):
+        return struct.pack("<iB", 7, item)
+    if isinstance(item, float):
+        return struct.pack("<if", 6, item)
+    return struct.pack("<iI", 4, item)
+
+
+def gguf(
+    values: dict[str, Any] | None = None,
+    tensors: list[tuple[str, tuple[int, ...], str]] | None = None,
+    version: int = 3,
+    data: bool = True,
+    alignment: int = 32,
+) -> bytes:
+    """Return a GGUF file; ``tensors`` are (name, shape, type), their data zeros."""
+    values = {"general.architecture": "llama", "llama.block_count": 1} if values is None else values
+    tensors = [("blk.0.attn_q.weight", (32, 2), "F16")] if tensors is None else tensors
+    out = b"GGUF" + struct.pack("<Iqq", version, len(tensors), len(values))
+    for key, item in values.items():
+        out += string(key) + value(item)
+    offset = 0
+    for name, shape, kind in tensors:
+        out += string(name) + struct.pack("<I", len(shape)) + struct.pack("<%dq" % len(shape), *shape)
+        out += struct.pack("<iQ", TYPE_IDS[kind], offset)
+        rows = 1
+        for size in shape[1:]:
+            rows *= size
+        size = by_name(kind).row_bytes(shape[0]) * rows
+        offset += (size + alignment - 1) & -alignment
+    out += b"\0" * (-len(out) % alignment)
+    return out + b"\0" * offset if data else out
+
+
+def llama(n_layers: int = 4, name: str = "toy", vocabulary: int = 96, tied: bool = False) -> bytes:
+    """Return a small but complete llama model: 64 wide, 4 heads, 2 of them for keys and values."""
+    values = {
+        "general.architecture": "llama",
+        "general.name": name,
+        "general.file_type": 1,
+        "llama.block_count": n_layers,
+        "llama.context_length": 2048,
+        "llama.embedding_length": 64,
+        "llama.feed_forward_length": 128,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "tokenizer.ggml.tokens": ["t%d" % index for index in range(vocabulary)],
+        "tokenizer.chat_template": "{{ messages }}",
+    }
+    tensors: list[tuple[str, tuple[int, ...], str]] = [("token_embd.weight", (64, vocabulary), "F16")]
+    for layer in range(n_layers):
+        tensors.append(("blk.%d.attn_q.weight" % layer, (64, 64), "F16"))
+        tensors.append(("blk.%d.ffn_up.weight" % layer, (64, 128), "F16"))
+    tensors.append(("output_norm.weight", (64,), "F32"))
+    if not tied:
+        tensors.append(("output.weight", (64, vocabulary), "F16"))
+    return gguf(values, tensors)
+
+
+def model(n_layers: int = 24, layer: int = 100 * MIB, **changes: Any) -> ModelFacts:
+    """Return the facts of a model with equal layers."""
+    facts: dict[str, Any] = {
+        "architecture": "llama",
+        "name": "toy",
+        "file_type": 1,
+        "version": 3,
+        "n_layers": n_layers,
+        "n_ctx_train": 8192,
+        "n_embd": 1024,
+        "n_ff": 4096,
+        "n_head": 16,
+        "n_head_kv": (8,) * n_layers,
+        "key_length": 64,
+        "value_length": 64,
+        "n_vocab": 32000,
+        "n_tensors": n_layers + 2,
+        "file_bytes": (n_layers + 2) * layer,
+        "files": ("toy.gguf",),
+        "tensor_bytes": (n_layers + 2) * layer,
+        "layer_bytes": (layer,) * n_layers,
+        "embed_bytes": layer,
+        "output_bytes": layer,
+        "chat_template": True,
+        "sha256": None,
+    }
+    facts.update(changes)
+    return ModelFacts(**facts)
+
+
+def node(address: str = "10.0.1.11", **changes: Any) -> dict[str, Any]:
+    """Return what node_info says of a Debian 12 node with a CPU, 32 GiB and one fast link."""
+    facts: dict[str, Any] = {
+        "hostname": "node",
+        "os": {"id": "debian", "version": "12", "name": "Debian GNU/Linux 12 (bookworm)"},
+        "python": "3.11.2",
+        "machine": "x86_64",
+        "libc": "2.36",
+        "systemd": 252,
+        "cpus": 8,
+        "cores": 4,
+        "cpu_flags": ["avx2"],
+        "memory": {"total_bytes": 32 * GIB, "available_bytes": 31 * GIB},
+        "addresses": [link("lo", "127.0.0.1", 8, kind="loopback"), link("fab0", address)],
+        "disks": {
+            "/var/lib/llamacpp/models": {"free_bytes": 500 * GIB, "total_bytes": 900 * GIB},
+            "/var/cache/llamacpp/build": {"free_bytes": 500 * GIB, "total_bytes": 900 * GIB},
+        },
+        "files": {},
+        "devices": [device("cpu", 32, 31)],
+        "releases": [],
+        "units": {},
+        "listening": [22],
+        "firewall": "nftables",
+    }
+    facts.update(changes)
+    return facts
+
+
+def link(
+    interface: str, address: str, prefix: int = 24, speed: int | None = 10000, kind: str = "ethernet"
+) -> dict[str, Any]:
+    """Return an address as node_info says it."""
+    return {
+        "interface": interface,
+        "address": address,
+        "prefix": prefix,
+        "speed_mbit": speed,
+        "mtu": 1500,
+        "kind": kind,
+    }
+
+
+def device(kind: str, gib: float, free: float | None = None, index: int = 0, name: str = "") -> dict[str, Any]:
+    """Return a device as node_info says it; sizes in GiB."""
+    return {
+        "kind": kind,
+        "name": name or {"cpu": "Xeon", "cuda": "V100S"}[kind],
+        "index": index,
+        "memory_bytes": int(gib * GIB),
+        "free_bytes": int((gib if free is None else free) * GIB),
+        "compute_capability": None if kind == "cpu" else "7.0",
+    }
+
+
+def nodes(count: int = 3, **changes: Any) -> dict[str, NodeFacts]:
+    """Return the facts of node1, node2 and so on; ``changes`` apply to all of them."""
+    return {
+        "node%d" % number: NodeFacts.from_dict(node("10.0.1.%d" % (10 + number), **changes))
+        for number in range(1, count + 1)
+    }
+
+
+def instance(name: str = "demo", **changes: Any) -> dict[str, Any]:
+    """Return a declared instance on three nodes."""
+    declared: dict[str, Any] = {
+        "name": name,
+        "model": {"path": "/srv/models/toy.gguf"},
+        "nodes": ["node1", "node2", "node3"],
+    }
+    declared.update(changes)
+    return {key: item for key, item in declared.items() if item is not None}
+
+
+def declare(*instances: Any, **changes: Any) -> Any:
+    """Parse declarations over six nodes; return (declared, problems)."""
+    arguments: dict[str, Any] = {
+        "release": "b11434",
+        "instances": list(instances),
+        "settings": {},
+        "inventory": ["node%d" % number for number in range(1, 7)],
+        "nodes": {},
+        "builders": ["node1"],
+        "static": False,
+    }
+    arguments.update(changes)
+    return parse(**arguments)
+
+
+def accept(*instances: Any, **changes: Any) -> Any:
+    """Parse declarations that must have no problem."""
+    declared, problems = declare(*instances, **changes)
+    assert [str(problem) for problem in problems] == []
+    return declared

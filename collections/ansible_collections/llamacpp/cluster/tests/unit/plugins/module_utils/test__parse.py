@@ -1,0 +1,409 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What an operator declares, and every message that needs no node."""
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.llamacpp.cluster.tests.unit.builders import GIB, accept, declare, instance
+
+SHA = "ab" * 32
+
+
+def messages(*instances, **changes):
+    _declared, problems = declare(*instances, **changes)
+    return [str(problem) for problem in problems]
+
+
+def only(*instances, **changes):
+    """Return the only message."""
+    found = messages(*instances, **changes)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_defaults():
+    (parsed,) = accept(instance()).instances
+    assert (parsed.head, parsed.workers) == ("node1", ("node2", "node3"))
+    assert (parsed.context, parsed.parallel, parsed.batch, parsed.ubatch) == (4096, 1, 2048, 512)
+    assert (parsed.port, parsed.rpc_port, parsed.host) == (None, None, "0.0.0.0")
+    assert (parsed.cache_type_k, parsed.cache_type_v, parsed.flash_attention) == ("f16", "f16", "auto")
+    assert (parsed.gpu_layers, parsed.tensor_split, parsed.split_mode) == (None, None, "layer")
+    assert (parsed.alias, parsed.has_api_keys) == ("demo", False)
+    assert parsed.model.source == {"path": "/srv/models/toy.gguf", "from": "controller"}
+    assert parsed.model.file == "toy.gguf"
+
+
+def test_everything_at_once():
+    declared = accept(
+        instance(
+            model={"url": "https://models.example.org/a/b%20c.gguf?x=1", "sha256": SHA.upper(), "name": "b.gguf"},
+            nodes=["node2", "node1", "node3"],
+            head="node1",
+            context=8192,
+            parallel=3,
+            port=8000,
+            rpc_port=50100,
+            host="::1",
+            api_keys=["first", "second"],
+            alias="chat",
+            gpu_layers="all",
+            tensor_split=[3, 1.5],
+            batch=1024,
+            ubatch=256,
+            cache_type_k="q8_0",
+            cache_type_v="q8_0",
+            flash_attention=True,  # what YAML makes of a bare on
+            threads=8,
+            threads_batch=16,
+            extra_args=["--temp", 0.6],
+            environment={"GGML_RDMA_DEV": "mlx5_0", "N": 1},
+        )
+    )
+    (parsed,) = declared.instances
+    assert (parsed.head, parsed.workers, parsed.nodes) == ("node1", ("node2", "node3"), ("node1", "node2", "node3"))
+    assert parsed.model.source == {"url": "https://models.example.org/a/b%20c.gguf?x=1", "from": "node"}
+    assert (parsed.model.sha256, parsed.model.file, parsed.model.renamed) == (SHA, "b.gguf", True)
+    assert (parsed.flash_attention, parsed.extra_args) == ("on", ("--temp", "0.6"))
+    assert parsed.environment == {"GGML_RDMA_DEV": "mlx5_0", "N": "1"}
+    assert parsed.tensor_split == (3.0, 1.5)
+
+
+def test_one_node_needs_no_list():
+    (parsed,) = accept(instance(nodes=None), inventory=["only"]).instances
+    assert (parsed.head, parsed.workers) == ("only", ())
+
+
+def test_head_and_workers_instead_of_nodes():
+    (parsed,) = accept(instance(nodes=None, head="node2", workers=["node1"])).instances
+    assert parsed.nodes == ("node2", "node1")
+
+
+def test_api_keys_are_forgotten():
+    declared = accept(instance(api_keys=["s3cret"]))
+    assert declared.instances[0].has_api_keys is True
+    assert "s3cret" not in repr(declared)
+
+
+def test_no_instances_is_fine():
+    assert accept().instances == ()
+
+
+# The value that is wrong -> the whole message.
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context": 0}, ".context = 0: must be at least 1 token; write e.g. 4096"),
+        ({"context": -1}, ".context = -1: must be at least 1 token; write e.g. 4096"),
+        ({"context": "4096"}, ".context = 4096: it is text; write the number without quotes, e.g. 4096"),
+        ({"context": True}, ".context = true: must be a whole number of token; write e.g. 4096"),
+        ({"context": 4096.5}, ".context = 4096.5: must be a whole number of token; write e.g. 4096"),
+        ({"context": 1 << 40}, ".context = 1099511627776: must be at most 134217728 token; write e.g. 4096"),
+        ({"parallel": 0}, ".parallel = 0: must be at least 1 slot; write e.g. 1"),
+        ({"batch": 0}, ".batch = 0: must be at least 1 token; write e.g. 4096"),
+        ({"ubatch": 4096}, ".ubatch = 4096: must not be larger than batch (2048)"),
+        ({"port": 0}, ".port = 0: must be at least 1 (a TCP port); write e.g. 8080"),
+        ({"port": 70000}, ".port = 70000: must be at most 65535 (a TCP port); write e.g. 8080"),
+        ({"rpc_port": "x"}, ".rpc_port = x: must be a whole number of (a TCP port); write e.g. 8080"),
+        ({"threads": 0}, ".threads = 0: must be at least 1 thread; write e.g. 16"),
+        ({"host": "localhost"}, ".host = localhost: must be an IPv4 or IPv6 address, e.g. 0.0.0.0 for all"),
+        ({"gpu_layers": "some"}, '.gpu_layers = some: must be a whole number of layers, or "all"; write e.g. 32'),
+        ({"tensor_split": []}, ".tensor_split = []: must be a list of numbers, one a device, e.g. [3, 1]"),
+        ({"tensor_split": [0, 0]}, ".tensor_split = [0, 0]: must be a list of numbers, one a device, e.g. [3, 1]"),
+        ({"tensor_split": [1, -1]}, ".tensor_split = [1, -1]: must be a list of numbers, one a device, e.g. [3, 1]"),
+        ({"split_mode": "row"}, ".split_mode = row: must be one of layer, none, tensor"),
+        (
+            {"split_mode": "tensor"},
+            ".split_mode = tensor: workers get whole layers; write layer, or serve it from one node",
+        ),
+        (
+            {"split_mode": "none"},
+            ".split_mode = none: workers get whole layers; write layer, or serve it from one node",
+        ),
+        ({"flash_attention": "yes"}, ".flash_attention = yes: must be one of auto, on, off"),
+        (
+            {"cache_type_k": "q2_k"},
+            ".cache_type_k = q2_k: must be one of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1",
+        ),
+        (
+            {"cache_type_v": "q8_0", "flash_attention": "off"},
+            ".cache_type_v = q8_0: a quantised V cache needs flash attention; set flash_attention to on, or write f16",
+        ),
+        ({"alias": " "}, '.alias = " ": must be text and not empty'),
+        ({"alias": "two\nlines"}, ".alias = two lines: must be one line without control characters"),
+        ({"extra_args": "--temp 1"}, '.extra_args = --temp 1: must be a list of words, e.g. ["--temp", "0.6"]'),
+        ({"extra_args": [True]}, ".extra_args = [true]: True is no word of a command line; quote it"),
+        ({"environment": ["A"]}, '.environment = ["A"]: must be a mapping, e.g. {GGML_RDMA_DEV: mlx5_0}'),
+        ({"environment": {"A B": "1"}}, '.environment = {"A B": "1"}: A B is no name of an environment variable'),
+        (
+            {"environment": {"A": "1\n2"}},
+            '.environment = {"A": "1\\n2"}: the value of A must be one line of text; quote it',
+        ),
+        (
+            {"nodes": "auto"},
+            ".nodes = auto: choosing nodes is not there yet; list the nodes, e.g. [node1, node2, node3]",
+        ),
+        ({"nodes": "node1"}, ".nodes = node1: must be a list of nodes, e.g. [node1, node2, node3]"),
+        ({"nodes": []}, ".nodes = []: list at least one node; known are node1, node2, node3, node4, node5, node6"),
+        (
+            {"nodes": None},
+            ".nodes = (not set): list the nodes that serve it, the head first; "
+            "known are node1, node2, node3, node4, node5, node6",
+        ),
+        (
+            {"nodes": ["node1", "nod2"]},
+            '.nodes = ["node1", "nod2"]: nod2 is no node of the inventory; did you mean node2?; '
+            "known are node1, node2, node3, node4, node5, node6",
+        ),
+        (
+            {"head": "elsewhere"},
+            ".head = elsewhere: elsewhere is no node of the inventory; "
+            "known are node1, node2, node3, node4, node5, node6",
+        ),
+        (
+            {"nodes": ["node1", "node2", "node1"]},
+            '.nodes = ["node1", "node2", "node1"]: node1 is there twice: a node serves an instance once; list it once',
+        ),
+        (
+            {"nodes": ["node1", "node2"], "workers": ["node1", "node2"]},
+            '.workers = ["node1", "node2"]: node1 is the head, which uses its own devices without a worker; take it out',
+        ),
+        (
+            {"nodes": ["node1", "node2"], "head": "node3"},
+            '.nodes = ["node1", "node2"]: node3 serves it but is not among its nodes; add it',
+        ),
+        (
+            {"nodes": ["node1", "node2", "node3"], "workers": ["node2"]},
+            '.nodes = ["node1", "node2", "node3"]: node3 is neither head nor worker; add it to workers or take it out',
+        ),
+    ],
+)
+def test_wrong_values(change, message):
+    assert only(instance(**change)) == "llamacpp_instances[0]" + message
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (None, ".name = (not set): give the instance a name, e.g. qwen3-14b"),
+        ("Upper", ".name = Upper: a name has 1 to 32 lower-case letters, digits and hyphens, e.g. qwen3-14b"),
+        ("-x", ".name = -x: a name has"),
+        ("a" * 33, ".name = aaa"),
+        (5, ".name = 5: a name has"),
+        # Its head would have the unit of demo's workers.
+        ("rpc-demo", ".name = rpc-demo: a name must not begin with rpc-"),
+    ],
+)
+def test_names(name, words):
+    assert only(instance(name=name)).startswith("llamacpp_instances[0]" + words)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (None, " = (not set): say where it is, e.g. {path: /srv/models/model.gguf}"),
+        ("/srv/m.gguf", " = /srv/m.gguf: say where it is"),
+        ({}, ".path = (not set): give path (a file) or url (an address) of the model"),
+        ({"path": "m.gguf"}, ".path = m.gguf: must be an absolute path, e.g. /srv/models/model.gguf"),
+        (
+            {"path": "/m.gguf", "url": "https://h/m.gguf", "sha256": SHA},
+            ".url = https://h/m.gguf: give either path or url",
+        ),
+        ({"url": "ftp://h/m.gguf", "sha256": SHA}, ".url = ftp://h/m.gguf: must be an http or https address of a file"),
+        ({"url": "https://h/m.gguf"}, ".sha256 = (not set): a model from a url needs its sha256"),
+        ({"path": "/m.gguf", "sha256": "abc"}, ".sha256 = abc: a sha256 has 64 hexadecimal digits"),
+        ({"path": "/m.gguf", "from": "head"}, ".from = head: must be one of controller, node"),
+        ({"path": "/m.gguf", "name": "a/b"}, ".name = a/b: must be a file name"),
+        ({"path": "/a b.gguf"}, ".name = a b.gguf: must be a file name"),
+        ({"path": "/m.gguf", "pth": 1}, ".pth = (not shown): there is no such key; did you mean path?"),
+        (
+            {"repo": "owner/name"},
+            ".repo = owner/name: fetching from a hub is not there yet; give path, or url and sha256",
+        ),
+        ({"path": "/m.gguf", "quant": "auto"}, ".quant = auto: fetching from a hub is not there yet"),
+    ],
+)
+def test_models(model, words):
+    assert only(instance(model=model)).startswith("llamacpp_instances[0].model" + words)
+
+
+def test_unknown_keys_suggest_the_nearest_and_hide_the_value():
+    message = only(instance(api_key="s3cret"))
+    assert message == "llamacpp_instances[0].api_key = (not shown): there is no such key; did you mean api_keys?"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("s3cret", "s = (not shown): must be a list of at least one key; leave it out to serve without a key"),
+        ([], "s = (not shown): must be a list of at least one key"),
+        (["good", ""], "s[1] = (not shown): it is empty, which would let everybody in"),
+        (["  "], "s[0] = (not shown): it is empty"),
+        (["s3cret\nother"], "s[0] = (not shown): a key is one line without spaces around it"),
+        ([" s3cret"], "s[0] = (not shown): a key is one line without spaces around it"),
+        (["#s3cret"], "s[0] = (not shown): a key must not begin with #"),
+        ([5], "s[0] = (not shown): a key is text; quote it"),
+    ],
+)
+def test_api_keys(keys, message):
+    found = only(instance(api_keys=keys))
+    assert found.startswith("llamacpp_instances[0].api_key" + message)
+    assert "s3cret" not in found
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-c", "9"], "[0] = -c: leave -c out and set context of the instance instead"),
+        (["--temp", "1", "--rpc", "x"], "[2] = --rpc: leave --rpc out and set nodes of the instance instead"),
+        (["--ctx_size", "9"], "[0] = --ctx_size: leave --ctx-size out and set context of the instance instead"),
+        (["--api-key=s3cret"], "[0] = --api-key: leave --api-key out and set api_keys of the instance instead"),
+        (["--fit", "on"], "[0] = --fit: leave --fit out: the plan sets it"),
+        (["--metrics"], "[0] = --metrics: leave --metrics out: it is always on"),
+    ],
+)
+def test_arguments_that_contradict_the_plan(words, message):
+    assert only(instance(extra_args=words)) == "llamacpp_instances[0].extra_args" + message
+
+
+def test_environment_that_contradicts_the_plan():
+    message = only(instance(environment={"LLAMA_API_KEY": "s3cret"}))
+    assert message == (
+        "llamacpp_instances[0].environment.LLAMA_API_KEY = (not shown): "
+        "leave LLAMA_API_KEY out and set api_keys of the instance instead"
+    )
+
+
+def test_an_instance_is_a_mapping():
+    assert only("demo").startswith("llamacpp_instances[0] = demo: an instance is a mapping")
+
+
+def test_instances_are_a_list():
+    assert only(instances={"demo": {}}).startswith('llamacpp_instances = {"demo": {}}: must be a list')
+
+
+@pytest.mark.parametrize("release", ["", None, 11434, "a b", "../x"])
+def test_release(release):
+    assert only(release=release).endswith("write a build number, tag or commit of llama.cpp, e.g. b11434")
+
+
+def test_two_instances_of_one_name():
+    message = only(instance(), instance(nodes=["node4"]))
+    assert message == "llamacpp_instances[1].name = demo: llamacpp_instances[0] has this name; choose another"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            {"port": 8080},
+            {"port": 8080},
+            "[1].port = 8080: llamacpp_instances[0].port uses this port of node1; "
+            "choose another, or leave it out to get a free one",
+        ),
+        (
+            {"rpc_port": 50052},
+            {"nodes": ["node2"], "port": 50052},
+            "[1].port = 50052: llamacpp_instances[0].rpc_port uses this port of node2; "
+            "choose another, or leave it out to get a free one",
+        ),
+        (
+            {"rpc_port": 50052},
+            {"nodes": ["node4", "node3"], "rpc_port": 50052},
+            "[1].rpc_port = 50052: llamacpp_instances[0].rpc_port uses this port of node3; "
+            "choose another, or leave it out to get a free one",
+        ),
+    ],
+)
+def test_two_instances_on_one_port(first, second, message):
+    assert only(instance("a", **first), instance("b", **second)) == "llamacpp_instances" + message
+
+
+def test_one_port_on_two_nodes_is_fine():
+    accept(instance("a", port=8080), instance("b", nodes=["node4"], port=8080))
+
+
+def test_two_files_of_one_name_in_one_store():
+    message = only(instance("a"), instance("b", model={"path": "/other/toy.gguf"}))
+    assert message == (
+        "llamacpp_instances[1].model.name = toy.gguf: llamacpp_instances[0] puts another file of this name on node1; "
+        "give one of them a name"
+    )
+
+
+def test_two_instances_of_one_model_share_it():
+    accept(instance("a"), instance("b"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"models_dir": "models"}, "llamacpp_models_dir = models: must be an absolute path"),
+        ({"http_port_base": 80}, "llamacpp_http_port_base = 80: must be at least 1024"),
+        ({"memory_check": "no"}, "llamacpp_memory_check = no: write true or false, without quotes"),
+        ({"modelsdir": "/x"}, "llamacpp_modelsdir = (not shown): there is no such key; did you mean models_dir?"),
+    ],
+)
+def test_settings(settings, message):
+    assert only(settings=settings).startswith(message)
+
+
+def test_declared_devices():
+    declared = accept(
+        nodes={
+            "node1": {
+                "fabric_address": "10.100.0.31",
+                "cores": 40,
+                "devices": [
+                    {"kind": "cuda", "name": "V100S", "memory": "32 GiB", "compute_capability": 7.0},
+                    {"memory_bytes": GIB},
+                ],
+            }
+        }
+    )
+    node = declared.node("node1")
+    assert (node.fabric_address, node.cores) == ("10.100.0.31", 40)
+    assert [(device.local_name, device.memory_bytes) for device in node.devices] == [
+        ("CUDA0", 32 * GIB),
+        ("CUDA1", GIB),
+    ]
+    assert node.devices[0].compute_capability == "7.0"
+    assert declared.node("node2").devices is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"fabric_address": "fe80::1"}, "llamacpp_fabric_address of node1 = fe80::1: must be an IPv4 address"),
+        ({"fabric_address": "ib0"}, "llamacpp_fabric_address of node1 = ib0: must be an IPv4 address"),
+        (
+            {"fabric_address": "0.0.0.0"},
+            "llamacpp_fabric_address of node1 = 0.0.0.0: must be an address that the other",
+        ),
+        ({"devices": []}, "llamacpp_devices of node1 = []: must be a list"),
+        ({"devices": ["V100"]}, "llamacpp_devices[0].kind of node1 = V100: a device is a mapping"),
+        ({"devices": [{"kind": "cuda"}]}, "llamacpp_devices[0].memory of node1 = (not set): say how much memory"),
+        ({"devices": [{"memory": "big"}]}, "llamacpp_devices[0].memory of node1 = big: must be a size, e.g. 32 GiB"),
+        ({"devices": [{"kind": "tpu", "memory": "1 GiB"}]}, "llamacpp_devices[0].kind of node1 = tpu: must be one of"),
+        (
+            {"devices": [{"memory": "1 GiB"}, {"kind": "cpu", "memory": "1 GiB"}]},
+            "llamacpp_devices of node1 = [",
+        ),
+        ({"core": 4}, "llamacpp_core of node1 = (not shown): there is no such key; did you mean cores?"),
+    ],
+)
+def test_declared_nodes(data, message):
+    assert only(nodes={"node1": data}).startswith(message)
+
+
+def test_all_problems_are_reported_together():
+    found = messages(
+        instance(context=0, parallel=0, port=0), instance("b", nodes=["nowhere"], api_keys=[""]), release=""
+    )
+    assert len(found) == 6
+
+
+def test_instances_with_problems_are_left_out():
+    declared, _problems = declare(instance(context=0), instance("good"))
+    assert [item.name for item in declared.instances] == ["good"]
