@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -151,6 +152,15 @@ class LiveLab:
         if check and done.returncode != 0:
             raise LabFailed(f"{node}: `{' '.join(argv)}` ended with {done.returncode}: {done.stderr or done.stdout}")
         return done
+
+
+def greets(address: str, seconds: float = 1) -> bool:
+    """Whether an ssh server at ``address`` sends its banner within ``seconds``."""
+    try:
+        with socket.create_connection((address, 22), timeout=seconds) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="session")

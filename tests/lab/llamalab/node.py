@@ -174,6 +174,10 @@ def power_on(lab: Lab, record: LabRecord, node: str) -> None:
 
 def boot(lab: Lab, record: LabRecord, node: str) -> None:
     """Boot a node that is not running, after clearing what its end, or a crash, left of it."""
+    if not roots.path(record.nodes[node].root).is_dir():
+        raise LabError(
+            f"the Debian root of {node} is gone from {roots.path('')}; take the lab down and bring it up again"
+        )
     power_off(lab, record, node)
     network.abort_connections(lab, node)
     write_hosts(lab, record, node)
