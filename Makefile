@@ -20,8 +20,7 @@ PLAYBOOK = PATH="$(CURDIR)/.venv/bin:$$PATH" ansible-playbook
 
 help: ## List the targets
 	@printf 'Usage: make TARGET [VARIABLE=value]\n\n'
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | column -t -s "$$(printf '\t')" 2>/dev/null || \
-	  sed -nE 's/^([a-z-]+):.*## (.*)/  \1: \2/p' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## Install apt packages and .venv (nothing to do when they are there)
 	@$(PYTHON) scripts/bootstrap.py
