@@ -62,23 +62,26 @@ class Fields:
 
 
 def whole(low: int, high: int, unit: str, example: int) -> Check[int]:
-    """Check for a whole number of ``unit`` from ``low`` to ``high``."""
+    """Check for a whole number from ``low`` to ``high``; ``unit`` is its word in messages, empty for none."""
+
+    def amount(number: int) -> str:
+        return "%d %s" % (number, unit) if unit else str(number)
 
     def check(value: object) -> int:
         if isinstance(value, str) and value.strip().lstrip("-").isdigit():
             raise Rejected("it is text; write the number without quotes, e.g. %d" % example)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise Rejected("must be a whole number of %s; write e.g. %d" % (unit, example))
+            raise Rejected("must be a whole number; write e.g. %d" % example)
         if value < low:
-            raise Rejected("must be at least %d %s; write e.g. %d" % (low, unit, example))
+            raise Rejected("must be at least %s; write e.g. %d" % (amount(low), example))
         if value > high:
-            raise Rejected("must be at most %d %s; write e.g. %d" % (high, unit, example))
+            raise Rejected("must be at most %s; write e.g. %d" % (amount(high), example))
         return value
 
     return check
 
 
-port = whole(1, 65535, "(a TCP port)", 8080)
+port = whole(1, 65535, "", 8080)
 
 
 def one_of(*choices: str) -> Check[str]:
@@ -213,7 +216,9 @@ def node_name(known: Sequence[str]) -> Check[str]:
 
 def gpu_layers(value: object) -> int | str:
     """Check for a number of layers to put on devices, or ``all``."""
-    return "all" if value == "all" else whole(0, 100000, 'layers, or "all"', 32)(value)
+    if isinstance(value, str) and value != "all" and not value.isdigit():
+        raise Rejected("must be a number of layers or the word all; write e.g. 32")
+    return "all" if value == "all" else whole(0, 100000, "layers", 32)(value)
 
 
 def shares(value: object) -> tuple[float, ...]:

@@ -80,7 +80,7 @@ def parse(
 def _settings(problems: list[Problem], data: Mapping[str, Any]) -> Settings:
     default = Settings()
     take = Fields(problems, "llamacpp_%s", data, [item.name for item in dataclasses.fields(Settings)]).take
-    ports = checks.whole(1024, 65000, "(a TCP port)", default.http_port_base)
+    ports = checks.whole(1024, 65000, "", default.http_port_base)
     return Settings(
         models_dir=take("models_dir", checks.absolute_path, default.models_dir).rstrip("/"),
         prefix=take("prefix", checks.absolute_path, default.prefix).rstrip("/"),

@@ -64,13 +64,12 @@ def assign_ports(declared: Declared, nodes: Mapping[str, NodeFacts]) -> tuple[di
     for wish in wishes:
         if (wish.instance.name, wish.key) in given:
             continue
-        base = declared.settings.http_port_base if wish.key == "port" else declared.settings.rpc_port_base
+        setting = "http_port_base" if wish.key == "port" else "rpc_port_base"
+        base = getattr(declared.settings, setting)
         busy = set().union(*(taken[node] | _unusable(wish.instance, node, nodes) for node in wish.nodes))
         port = next((number for number in range(base, 65536) if number not in busy), None)
         if port is None:
-            problems.append(
-                Problem("llamacpp_%s_base" % wish.key, base, "no port is free above it; choose a lower one")
-            )
+            problems.append(Problem("llamacpp_" + setting, base, "no port is free above it; choose a lower one"))
             port = base
         give(wish, port)
     ports = {

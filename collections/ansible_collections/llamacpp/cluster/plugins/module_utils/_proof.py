@@ -72,3 +72,22 @@ def missing_connections(devices: Sequence[Mapping[str, Any]], connected: Collect
     """List the planned workers (``address:port``) without an established connection."""
     wanted = dict.fromkeys(str(device["endpoint"]) for device in devices if device.get("endpoint"))
     return [endpoint for endpoint in wanted if endpoint not in connected]
+
+
+def interface_of(address: str, listed: str) -> str:
+    """Return the interface that has an IPv4 address, from the output of ``ip -o -4 addr show``; empty when none."""
+    for line in listed.splitlines():
+        words = line.split()
+        if len(words) > 3 and words[3].split("/")[0] == address:
+            return words[1].split("@")[0]
+    return ""
+
+
+def interface_bytes(interface: str, table: str) -> int:
+    """Return bytes received and sent by an interface, from ``/proc/net/dev``; 0 when it is not there."""
+    for line in table.splitlines():
+        name, colon, figures = line.partition(":")
+        if colon and name.strip() == interface:
+            fields = figures.split()
+            return int(fields[0]) + int(fields[8])
+    return 0

@@ -92,7 +92,7 @@ def model_files(instance: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "path": path if single or not path else os.path.join(os.path.dirname(path), name),
                 "url": url if single or not url else url.rsplit("/", 1)[0] + "/" + name,
-                "on": source["on"],
+                "from": source["from"],
                 "dest": target,
                 "sha256": model.get("sha256") if single else None,
             }

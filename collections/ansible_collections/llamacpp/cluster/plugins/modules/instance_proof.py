@@ -102,6 +102,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
 from ansible_collections.llamacpp.cluster.plugins.module_utils._proof import (
+    interface_bytes,
+    interface_of,
     missing_buffers,
     missing_connections,
     model_buffers,
@@ -196,17 +198,11 @@ class Proof:
     def fabric_counter(self) -> int:
         """Return bytes sent and received so far on the interface that has the fabric address."""
         address = self.params["fabric_address"]
-        if not address:
-            return 0
-        for line in self.module.run_command(["ip", "-o", "-4", "addr", "show"])[1].splitlines():
-            words = line.split()
-            if len(words) > 3 and words[3].split("/")[0] == address:
-                total = 0
-                for name in ("rx_bytes", "tx_bytes"):
-                    with open("/sys/class/net/%s/statistics/%s" % (words[1].split("@")[0], name), encoding="ascii") as stream:
-                        total += int(stream.read())
-                return total
-        return 0
+        listed = self.module.run_command(["ip", "-o", "-4", "addr", "show"])[1]
+        interface = interface_of(str(address), listed)
+        # Not /sys: in a container it may be that of the host.
+        with open("/proc/net/dev", encoding="ascii") as table:
+            return interface_bytes(interface, table.read())
 
     def connections(self) -> set[str]:
         """Return the remote ends of the node's established IPv4 TCP connections."""

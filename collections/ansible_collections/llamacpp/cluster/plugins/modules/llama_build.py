@@ -128,7 +128,15 @@ class Build:
     def environment(self) -> dict[str, str]:
         """Return the environment of CMake and the compilers."""
         added = {key: str(value) for key, value in self.params["environment"].items()}
-        return dict(os.environ, LC_ALL="C.UTF-8", CCACHE_DIR=self.params["ccache_directory"], **added)
+        return dict(
+            os.environ,
+            LC_ALL="C.UTF-8",
+            CCACHE_DIR=self.params["ccache_directory"],
+            # Each release has its own directory: a file that did not change is found again all the same.
+            CCACHE_BASEDIR=self.work,
+            CCACHE_NOHASHDIR="true",
+            **added,
+        )
 
     def run(self) -> None:
         """Build unless the archive is there; hold a lock so that two runs do not share object files."""

@@ -68,6 +68,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llamacpp.cluster.plugins.module_utils._release import (
     MANIFEST,
     ReleaseError,
+    complete,
     describe_tree,
     differences,
     file_sha256,
@@ -145,29 +146,6 @@ def install(module: AnsibleModule, releases: str, target: str) -> str:
             shutil.rmtree(work)
     os.unlink(params["archive"])
     return version
-
-
-def complete(target: str) -> bool:
-    """Whether a release is there with all its files at their full size.
-
-    The bytes were compared when it was installed; hashing 20 MB on every run is not worth the wait.
-    """
-    try:
-        with open(os.path.join(target, MANIFEST), encoding="utf-8") as stream:
-            files = json.load(stream)["files"]
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
-        return False
-    for name, wanted in files.items():
-        path = os.path.join(target, name)
-        try:
-            if "link" in wanted:
-                if os.readlink(path) != wanted["link"]:
-                    return False
-            elif os.stat(path).st_size != wanted["bytes"]:
-                return False
-        except OSError:
-            return False
-    return True
 
 
 def point(link: str, target: str) -> None:

@@ -105,7 +105,7 @@ reason:
   returned: always
   type: str
   sample: its configuration changed
-invocation:
+invocation_id:
   description: systemd's invocation id of the running process.
   returned: when O(state=started) and not in check mode
   type: str
@@ -224,7 +224,7 @@ class ServiceUnit:
                 self.systemctl(*command)
         result = {"reason": wanted.reason}
         if not self.module.check_mode:
-            result["invocation"] = self.state().invocation
+            result["invocation_id"] = self.state().invocation
         return result
 
     def remove(self) -> dict[str, Any]:

@@ -62,3 +62,15 @@ def test_a_device_without_layers_needs_no_buffer():
 def test_connections():
     assert _proof.missing_connections(DEVICES, {"10.0.1.12:50052", "10.0.0.1:22"}) == ["10.0.1.13:50052"]
     assert _proof.missing_connections(DEVICES[:1], set()) == []
+
+
+def test_interface_and_its_counters():
+    listed = "2: mgmt0@if5    inet 10.0.0.11/24 scope global mgmt0\n3: fab0@if7    inet 10.0.1.11/24 brd x scope global fab0\n"
+    table = (
+        "Inter-|   Receive   |  Transmit\n face |bytes packets errs drop fifo frame compressed multicast|bytes\n"
+        "  fab0: 1000       9    0    0    0     0          0         0     234       3    0    0    0     0       0\n"
+    )
+    assert _proof.interface_of("10.0.1.11", listed) == "fab0"
+    assert _proof.interface_of("10.0.1.1", listed) == ""
+    assert _proof.interface_bytes("fab0", table) == 1234
+    assert _proof.interface_bytes("mgmt0", table) == 0

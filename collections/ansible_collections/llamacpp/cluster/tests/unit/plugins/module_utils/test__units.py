@@ -64,17 +64,17 @@ def test_digest_changes_with_the_value():
 def test_model_files_of_a_split_set():
     model = {
         "files": ["/m/x-00001-of-00002.gguf", "/m/x-00002-of-00002.gguf"],
-        "source": {"path": "/srv/x-00001-of-00002.gguf", "on": "controller"},
+        "source": {"path": "/srv/x-00001-of-00002.gguf", "from": "controller"},
         "sha256": None,
     }
     assert _units.model_files({"model": model}) == [
-        {"path": "/srv/x-00001-of-00002.gguf", "url": None, "on": "controller", "dest": model["files"][0], "sha256": None},
-        {"path": "/srv/x-00002-of-00002.gguf", "url": None, "on": "controller", "dest": model["files"][1], "sha256": None},
+        {"path": "/srv/x-00001-of-00002.gguf", "url": None, "from": "controller", "dest": model["files"][0], "sha256": None},
+        {"path": "/srv/x-00002-of-00002.gguf", "url": None, "from": "controller", "dest": model["files"][1], "sha256": None},
     ]
 
 
 def test_model_file_keeps_its_source_under_another_name():
-    model = {"files": ["/m/demo.gguf"], "source": {"url": "http://h/a.gguf", "on": "node"}, "sha256": "ab"}
+    model = {"files": ["/m/demo.gguf"], "source": {"url": "http://h/a.gguf", "from": "node"}, "sha256": "ab"}
     assert _units.model_files({"model": model}) == [
-        {"path": None, "url": "http://h/a.gguf", "on": "node", "dest": "/m/demo.gguf", "sha256": "ab"}
+        {"path": None, "url": "http://h/a.gguf", "from": "node", "dest": "/m/demo.gguf", "sha256": "ab"}
     ]
