@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from fixtures import LabFailed, LiveLab
 from leftovers import STATE, SWITCH, groups, ip, processes, remains, wait_for
-from llamalab import host, roots
+from llamalab import host, roots, supervise
 
 pytestmark = pytest.mark.lab
 
@@ -151,6 +151,17 @@ def test_the_first_lab_on_a_host_leaves_it_as_it_was(down: LiveLab) -> None:
     fresh = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, "-c", FRESH_HOST]
     done = subprocess.run(fresh, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     assert done.stdout == "as before\n", done.stderr
+
+
+def test_a_node_that_still_has_the_hosts_root_is_not_entered(down: LiveLab, tmp_path: Path) -> None:
+    """Between clone and pivot_root systemd-nspawn's child is PID 1, but its files are the host's."""
+    unit = "lclab-faults-young"
+    supervise.spawn(unit, ["unshare", "--pid", "--fork", "sleep", "60"], tmp_path / "log", {})
+    try:
+        wait_for(lambda: len(supervise.pids(unit)) == 2, "the child to start")
+        assert supervise.leader(unit) is None
+    finally:
+        supervise.kill(unit)
 
 
 def test_down_of_nothing_is_a_no_op(down: LiveLab) -> None:

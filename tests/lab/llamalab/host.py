@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,13 +20,28 @@ NETNS = Path("/run/netns")
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
-    "HOME": "/root",
+    "HOME": os.path.expanduser("~root"),
 }
 
 
 def say(message: str) -> None:
     """Report progress on stderr, at once."""
     print(f"lab: {message}", file=sys.stderr, flush=True)
+
+
+class Pace:
+    """When to report progress again: every three seconds, the first time after three."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time; then the next time is three seconds later."""
+        now = time.monotonic()
+        if now - self._last < 3:
+            return False
+        self._last = now
+        return True
 
 
 def run(

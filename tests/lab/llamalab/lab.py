@@ -125,7 +125,10 @@ def _make(lab: Lab, known: LabRecord, wanted: list[str], suites: dict[str, str])
     off = [name for name in wanted if supervise.state(lab.unit(name)) == "dead"]
     if off:
         host.say(f"booting {len(off)} of {len(wanted)} nodes")
-    for name in wanted:
+    pace = host.Pace()
+    for number, name in enumerate(wanted):
+        if pace.due():
+            host.say(f"{number} of {len(wanted)} nodes are switched on")
         if not known.nodes[name].seeded:
             node.power_off(lab, known, name)
             node.seed(lab, known, name)
@@ -136,9 +139,10 @@ def _make(lab: Lab, known: LabRecord, wanted: list[str], suites: dict[str, str])
             supervise.freeze(unit, False)
         if supervise.state(unit) == "dead":
             node.boot(lab, known, name)
-    for name in wanted:
-        node.write_hosts(lab, known, name)
     reach.wait(lab, wanted)
+    for name in wanted:
+        if name not in off:
+            node.update_hosts(lab, known, name)
 
 
 def _keys(lab: Lab, known: LabRecord) -> None:
@@ -208,7 +212,10 @@ def down(lab: Lab, *, check: bool = False) -> bool:
         if known is not None:
             host.say(f"taking the lab {lab.name!r} down ({len(known.nodes)} nodes)")
             watchdog.stop(lab)
+            pace, total = host.Pace(), len(known.nodes)
             for name in list(known.nodes):
+                if pace.due():
+                    host.say(f"{total - len(known.nodes)} of {total} nodes are removed")
                 node.remove(lab, known, name)
             network.delete_host_links(lab)
             for namespace in list(known.namespaces):

@@ -120,14 +120,15 @@ def seed(lab: Lab, record: LabRecord, node: str) -> None:
     record.save()
 
 
-def write_hosts(lab: Lab, record: LabRecord, node: str) -> None:
-    """Bring the node's /etc/hosts up to date, whether it runs or not."""
-    text = hosts_file(lab, record)
+def update_hosts(lab: Lab, record: LabRecord, node: str) -> None:
+    """Tell a running node the names of all nodes.
+
+    Through the node's own view of its disk: the kernel forbids changing an overlay from below.
+    """
     pid = supervise.leader(lab.unit(node))
     if pid is None:
-        place(directory(lab, node) / "upper", roots.path(record.nodes[node].root), "/etc/hosts", text)
-        return
-    # Through the running node's own view: the kernel forbids changing an overlay from below.
+        raise LabError(f"{node} has stopped; bring the lab up again to boot it")
+    text = hosts_file(lab, record)
     if host.run([*enter(pid), "cat", "/etc/hosts"]).stdout != text:
         host.run([*enter(pid), "tee", "/etc/hosts"], text=text)
 
@@ -180,7 +181,8 @@ def boot(lab: Lab, record: LabRecord, node: str) -> None:
         )
     power_off(lab, record, node)
     network.abort_connections(lab, node)
-    write_hosts(lab, record, node)
+    lower = roots.path(record.nodes[node].root)
+    place(directory(lab, node) / "upper", lower, "/etc/hosts", hosts_file(lab, record))
     power_on(lab, record, node)
 
 

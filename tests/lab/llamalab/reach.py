@@ -33,21 +33,19 @@ def _logs_in(lab: Lab, name: str) -> bool:
 
 def wait(lab: Lab, names: list[str]) -> None:
     """Wait until every node lets Ansible's user in."""
-    begin = told = time.monotonic()
+    begin, pace = time.monotonic(), host.Pace()
     limit = 60 + 5 * len(names)
     pending = list(names)
     with ThreadPoolExecutor(4) as pool:
         while pending:
             ready = pool.map(lambda name: greets(lab, name, 1) and _logs_in(lab, name), pending)
             pending = [name for name, there in zip(pending, list(ready), strict=True) if not there]
-            now = time.monotonic()
-            if pending and now - told > 2:
+            if pending and pace.due():
                 host.say(f"{len(names) - len(pending)} of {len(names)} nodes answer ssh")
-                told = now
             for name in pending:
                 if supervise.state(lab.unit(name)) == "dead":
                     raise LabError(f"{name} died while booting; {_last_words(lab, name)}")
-            if pending and now - begin > limit:
+            if pending and time.monotonic() - begin > limit:
                 raise LabError(
                     f"{', '.join(pending)} did not answer ssh within {limit} s; {_last_words(lab, pending[0])}"
                 )

@@ -219,12 +219,17 @@ def parse_namespaced_pids(status: str) -> list[int]:
 
 
 def leader(unit: str) -> int | None:
-    """The host's pid of a node's PID 1, or None."""
+    """The host's pid of a node's PID 1, or None.
+
+    There is a moment in every boot when that process still has the host's root directory. Whoever entered
+    it then would be changing the host; so it does not count until it stands on a root of its own.
+    """
     for pid in pids(unit):
         try:
             numbers = parse_namespaced_pids(Path(f"/proc/{pid}/status").read_text())
+            own_root = not os.path.samefile(f"/proc/{pid}/root", "/")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if len(numbers) == 2 and numbers[1] == 1:
+        if len(numbers) == 2 and numbers[1] == 1 and own_root:
             return pid
     return None
