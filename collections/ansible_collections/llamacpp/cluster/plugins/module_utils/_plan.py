@@ -59,7 +59,7 @@ def make_plan(declared: Declared, nodes: Mapping[str, NodeFacts], models: Mappin
         model = models.get(instance.name)
         files, found = _check_model(declared, instance, nodes, model)
         problems += found
-        if not complete or (found and not isinstance(model, ModelFacts)):
+        if not complete or not files:
             continue
         facts = model if isinstance(model, ModelFacts) else None
         devices, found = _devices(declared, instance, nodes)
@@ -98,7 +98,10 @@ def plan_json(plan: Plan) -> str:
 def _check_model(
     declared: Declared, instance: Instance, nodes: Mapping[str, NodeFacts], model: ModelFacts | str | None
 ) -> tuple[list[str], list[Problem]]:
-    """Return the model's files in the head's store, and what is wrong with model, file or disk."""
+    """Return the model's files in the head's store, and what is wrong with model, file or disk.
+
+    No files when the model cannot be planned with.
+    """
     variable = instance.variable + ".model"
     source = instance.model.path or instance.model.url
     if isinstance(model, str):

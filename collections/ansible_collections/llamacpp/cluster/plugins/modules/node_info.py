@@ -169,7 +169,7 @@ class NodeInfo:
 
     def run(self, *command: str) -> str | None:
         """Return what a command says; None when it is not there or fails."""
-        path = self.module.get_bin_path(command[0], opt_dirs=["/usr/sbin", "/sbin"])
+        path = self.module.get_bin_path(command[0])
         if not path:
             return None
         rc, out, _err = self.module.run_command([path, *command[1:]])
@@ -258,7 +258,7 @@ class NodeInfo:
         """Return who filters packets here."""
         if self.states(["firewalld.service"]) == ["active"]:
             return "firewalld"
-        return "nftables" if self.module.get_bin_path("nft", opt_dirs=["/usr/sbin", "/sbin"]) else "none"
+        return "nftables" if self.module.get_bin_path("nft") else "none"
 
     def look(self) -> dict[str, Any]:
         """Return everything."""

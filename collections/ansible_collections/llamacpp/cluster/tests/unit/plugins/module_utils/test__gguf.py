@@ -154,7 +154,7 @@ def test_truncated_data_says_both_sizes():
 
 @pytest.mark.parametrize("cut", [30, 200, 900])
 def test_a_header_that_ends_in_the_middle(cut):
-    with pytest.raises(GgufError, match="truncated|cannot be in a file"):
+    with pytest.raises(GgufError, match=r"truncated|cannot be in a file"):
         parse(llama()[:cut])
 
 
@@ -165,7 +165,7 @@ def test_a_stream_that_breaks_off():
 
 
 def test_a_missing_file_says_what_to_do(tmp_path):
-    with pytest.raises(GgufError, match="^there is no such file; correct the path, or put the file there$"):
+    with pytest.raises(GgufError, match=r"^there is no such file; correct the path, or put the file there$"):
         _gguf.read_header(str(tmp_path / "none.gguf"))
 
 

@@ -1,0 +1,71 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Filters around the plan."""
+
+from __future__ import annotations
+
+from ansible_collections.llamacpp.cluster.plugins.filter import plan as filters
+from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import make_plan
+from ansible_collections.llamacpp.cluster.tests.unit.builders import accept, instance, model, nodes
+
+
+def plan():
+    declared = accept(instance("a"), instance("b", nodes=["node2", "node3"]))
+    return make_plan(declared, nodes(), {"a": model(), "b": model()})
+
+
+def test_what_belongs_to_a_node():
+    workers = filters.node_workers(plan(), "node3")
+    assert [(item["instance"], item["release"], item["port"]) for item in workers] == [
+        ("a", "b11434", 50052),
+        ("b", "b11434", 50053),
+    ]
+    assert [item["name"] for item in filters.node_heads(plan(), "node2")] == ["b"]
+    assert filters.node_workers(plan(), "node1") == []
+    assert filters.node_heads(plan(), "node3") == []
+
+
+def test_host_variables():
+    hostvars = {
+        "node1": {"llamacpp_fabric_address": "10.0.0.1", "llamacpp_cores": 4, "other": 1},
+        "node2": {"llamacpp_devices": [{"memory": "1 GiB"}]},
+    }
+    assert filters.declared_nodes(["node1", "node2"], hostvars) == {
+        "node1": {"fabric_address": "10.0.0.1", "cores": 4},
+        "node2": {"devices": [{"memory": "1 GiB"}]},
+    }
+
+
+def test_nodes_that_did_not_answer_are_left_out():
+    hostvars = {
+        "node1": {"preflight_node": {"node": {"hostname": "n"}}},
+        "node2": {"preflight_node": {"unreachable": True}},
+        "node3": {},
+    }
+    assert filters.found_nodes(list(hostvars), hostvars) == {"node1": {"hostname": "n"}}
+
+
+def test_models_by_instance():
+    registered = [
+        {
+            "results": [
+                {"item": {"name": "a", "api_keys": ["k"]}, "gguf": {"n_layers": 1}, "changed": False},
+                {"item": {"name": "b"}, "skipped": True},
+                {"item": {"name": "c"}, "failed": False, "msg": "/m: it is truncated"},
+            ]
+        },
+        {"skipped": True},
+    ]
+    assert filters.found_models(registered) == {"a": {"gguf": {"n_layers": 1}}, "c": {"msg": "/m: it is truncated"}}
+
+
+def test_instances_without_keys():
+    assert filters.without_keys([{"name": "a", "api_keys": ["k"]}]) == [{"name": "a"}]
+
+
+def test_every_filter_is_documented():
+    import importlib.resources
+
+    directory = importlib.resources.files(filters.__package__)
+    for name in filters.FilterModule().filters():
+        assert (directory / (name + ".yml")).is_file(), name

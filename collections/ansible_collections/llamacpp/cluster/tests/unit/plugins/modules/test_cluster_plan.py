@@ -1,0 +1,114 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The module around the plan: arguments in, file and messages out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ansible_collections.llamacpp.cluster.plugins.modules import cluster_plan
+from ansible_collections.llamacpp.cluster.tests.unit.builders import instance, model, node
+
+NODES = ["node1", "node2", "node3"]
+KEY = "s3cret-of-the-operator"
+
+
+@pytest.fixture
+def plan(run_module):
+    def run(*instances, check=False, **changes):
+        arguments = {
+            "release": "b11434",
+            "instances": list(instances),
+            "inventory_nodes": NODES,
+            "nodes": {name: node("10.0.1.1%d" % number) for number, name in enumerate(NODES, 1)},
+            "models": {item["name"]: {"gguf": model().as_dict()} for item in instances},
+        }
+        arguments.update(changes)
+        return run_module(cluster_plan, check=check, diff=True, **arguments)
+
+    return run
+
+
+def test_a_plan_in_a_file(plan, tmp_path):
+    dest = tmp_path / "deep" / "plan.json"
+    result = plan(instance(), dest=str(dest), build={"backend": "cpu"})
+    assert result["changed"] is True
+    assert json.loads(dest.read_text()) == result["plan"]
+    assert result["plan"]["build"] == {"backend": "cpu"}
+    assert result["diff"]["before"] == ""
+    assert result["diff"]["after"] == dest.read_text()
+
+
+def test_the_second_run_changes_nothing(plan, tmp_path):
+    dest = tmp_path / "plan.json"
+    plan(instance(), dest=str(dest))
+    before = dest.stat().st_mtime_ns
+    assert plan(instance(), dest=str(dest))["changed"] is False
+    assert dest.stat().st_mtime_ns == before
+
+
+def test_check_mode_says_what_would_change(plan, tmp_path):
+    dest = tmp_path / "plan.json"
+    result = plan(instance(), check=True, dest=str(dest))
+    assert result["changed"] is True
+    assert result["plan"]["instances"]
+    assert not dest.exists()
+
+
+def test_a_difference(plan, tmp_path):
+    dest = tmp_path / "plan.json"
+    plan(instance(), dest=str(dest))
+    result = plan(instance(parallel=2), dest=str(dest))
+    assert result["changed"] is True
+    assert '"parallel": 1' in result["diff"]["before"]
+    assert '"parallel": 2' in result["diff"]["after"]
+
+
+def test_a_place_that_cannot_be_written(plan, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = plan(instance(), dest=str(tmp_path / "file" / "plan.json"))
+    assert result["failed"]
+    assert result["msg"].startswith("dest = %s: the plan cannot be written" % (tmp_path / "file" / "plan.json"))
+
+
+def test_without_dest_nothing_changes(plan):
+    assert plan(instance())["changed"] is False
+
+
+def test_problems_of_both_kinds_in_one_message(plan):
+    result = plan(
+        instance("a", context=0), instance("b"), models={"b": {"msg": "/srv/models/toy.gguf: it is truncated"}}
+    )
+    assert result["failed"]
+    assert result["msg"].splitlines() == [
+        "2 problems with what is declared or found:",
+        "  llamacpp_instances[0].context = 0: must be at least 1 token; write e.g. 4096",
+        "  llamacpp_instances[1].model = /srv/models/toy.gguf: it is truncated",
+    ]
+
+
+def test_checking_only_needs_no_node(plan):
+    assert "plan" not in plan(instance(), check_only=True, nodes={}, models={})
+    assert plan(instance(context=-1), check_only=True, nodes={}, models={})["failed"]
+
+
+@pytest.mark.parametrize("change", [{}, {"context": 0}, {"api_key": KEY}])
+def test_api_keys_never_come_out(plan, change, tmp_path):
+    dest = tmp_path / "plan.json"
+    result = plan(instance(api_keys=[KEY], **change), dest=str(dest))
+    assert KEY not in json.dumps({key: value for key, value in result.items() if key != "invocation"})
+    assert KEY not in json.dumps(result.get("invocation", {}).get("module_args", {}).get("instances", "")) or change
+    if not change:
+        assert KEY not in dest.read_text()
+
+
+def test_instances_of_the_wrong_kind_are_reported(plan, run_module):
+    result = plan(instances="demo", models={})
+    assert result["msg"].splitlines()[1].startswith("  llamacpp_instances = demo: must be a list")
+
+
+def test_static(plan):
+    result = plan(instance(nodes=["node1"]), static=True, nodes={}, models={})
+    assert "llamacpp_devices of node1" in result["msg"]
