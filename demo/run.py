@@ -29,6 +29,7 @@ INVENTORY = "inventories/lab"
 DICE_MODEL = CACHE / "demo.gguf"
 PLAN = CACHE / "lab" / "plan.json"
 API_KEY = CACHE / "lab" / "api-key"
+VARIABLES = CACHE / "lab" / "demo-variables.json"
 STEPS = 4
 LEAST_NODES = 3  # that many the lab's inventory declares
 QUESTION = "What is a cluster, and what happens at night?"
@@ -81,12 +82,20 @@ def host_variables(host: str) -> dict[str, Any]:
 
 
 def overrides(source: Source | None, nodes: int) -> list[str]:
-    """Arguments that make the lab's instance differ from its declaration where `source` or `nodes` do; often none."""
+    """Arguments that make the lab's instance differ from its declaration where `source` or `nodes` do; often none.
+
+    They go through a file that only we may read: an instance can hold API keys, and a command line is for all to see.
+    """
     declared = host_variables("node1")["llamacpp_instances"][0]
     wanted = {**declared, "nodes": [f"node{number}" for number in range(1, nodes + 1)]}
     if source:
         wanted["model"] = {"path": str(source.path)} | ({"sha256": source.sha256} if source.sha256 else {})
-    return ["--extra-vars", json.dumps({"llamacpp_instances": [wanted]})] if wanted != declared else []
+    if wanted == declared:
+        return []
+    VARIABLES.parent.mkdir(parents=True, exist_ok=True)
+    VARIABLES.touch(mode=0o600)
+    VARIABLES.write_text(json.dumps({"llamacpp_instances": [wanted]}, indent=2) + "\n", "utf-8")
+    return ["--extra-vars", f"@{shown(VARIABLES)}"]
 
 
 def load_plan() -> dict[str, Any]:
@@ -122,21 +131,22 @@ def ask(base: str, question: str, max_tokens: int) -> Timings | None:
     return timings
 
 
-def what_next(base: str, dice: bool) -> str:
-    """What to type now."""
+def what_next(base: str, model: str) -> str:
+    """What to type now; `model` is what MODEL said, empty where it said nothing."""
     body = json.dumps({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32})
     key = f'-H "Authorization: Bearer $(cat {shown(API_KEY)})" ' if API_KEY.exists() else ""
+    again = f"MODEL={shlex.quote(model)} make demo" if model else "make plan && make site"
     lines = [
         "Ask it yourself:",
-        f"  curl {base}/v1/chat/completions {key}-d '{body}'",
-        "Serve more people at once: change `parallel` in inventories/lab/group_vars, then",
-        "  make plan && make site        (one service restarts, nothing else)",
+        f"  curl -s {base}/v1/chat/completions {key}-d '{body}'",
+        f"Serve more people at once: change `parallel` in {INVENTORY}/group_vars/all/20_lab.yml, then",
+        f"  {again}        (one service restarts, nothing else)",
         "Look inside a node:",
-        "  ansible node1 -m ansible.builtin.command -a 'systemctl status llamacpp-*'   (in .venv/bin)",
+        "  .venv/bin/ansible node1 -m ansible.builtin.command -a 'systemctl --no-pager status llamacpp-*'",
         "Your own nodes: README.md, section `From the lab to your own nodes`.",
         "Take everything down: make lab-down",
     ]
-    if dice:
+    if not model:
         lines.insert(
             0, "A model that makes sense: MODEL=/path/to/some.gguf make demo, or MODEL=hf://owner/repo/file.gguf"
         )
@@ -190,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
     address = host_variables(head)["ansible_host"]
     base = f"http://{address}:{instance['port']}"
     show_plan(plan, {head: address})
-    console.print(f"\n[bold]Endpoint[/] {base}\n")
+    console.print()
     timings = ask(base, arguments.question, arguments.max_tokens)
     if timings:
         console.print(
@@ -198,11 +208,9 @@ def main(argv: list[str] | None = None) -> int:
             f"the question: {timings.prompt_tokens} tokens at {timings.prompt_per_second:.0f} tokens/s)"
         )
     if source is None:
-        console.print(
-            "The weights of this model were thrown with dice: that it makes no sense is no fault of the cluster."
-        )
+        console.print("The weights of this model were thrown with dice, so it talks nonsense; the cluster is real.")
     console.print(f"Done in {time.monotonic() - started:.0f} s.\n")
-    console.print(what_next(base, dice=source is None), markup=False, soft_wrap=True)
+    console.print(what_next(base, arguments.model), markup=False, soft_wrap=True)
     return 0
 
 
