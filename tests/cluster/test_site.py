@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from conftest import KEY, Cluster
+from driver import KEY, Cluster
 
 pytestmark = [pytest.mark.lab]
 
@@ -21,7 +21,9 @@ def differences(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 
 def test_check_mode_on_fresh_nodes_says_what_it_would_do_and_does_nothing(cluster: Cluster) -> None:
-    before = {node: cluster.shell(node, "ls -A /opt /etc /var/lib /usr/local | sort") for node in ("node1", "node2", "node3")}
+    before = {
+        node: cluster.shell(node, "ls -A /opt /etc /var/lib /usr/local | sort") for node in ("node1", "node2", "node3")
+    }
     run = cluster.site("--check", "--diff").succeeded()
     assert all(run.changed[node] > 0 for node in ("node1", "node2", "node3"))
     assert "+ExecStart=/opt/llamacpp/releases/b11434-cpu-" in run.output
@@ -132,8 +134,11 @@ def test_removed_instance_takes_units_ports_and_openings_along(cluster: Cluster)
     for node in ("node2", "node3", "node4"):
         assert cluster.shell(node, "ls /etc/systemd/system | grep second || echo none").strip() == "none"
         listening = cluster.shell(node, "ss --no-header --listening --tcp --numeric")
-        assert f":{port} " not in listening and (node != "node3" or f":{rpc_port} " not in listening)
-        assert f"dport {rpc_port} ip saddr != {{ 10.214.1.14 }}" not in cluster.shell(node, "nft list ruleset 2>/dev/null || true")
+        assert f":{port} " not in listening
+        assert node != "node3" or f":{rpc_port} " not in listening
+        assert f"dport {rpc_port} ip saddr != {{ 10.214.1.14 }}" not in cluster.shell(
+            node, "nft list ruleset 2>/dev/null || true"
+        )
     assert cluster.shell("node4", "nft list ruleset").strip() == ""
     assert cluster.chat("demo")
     assert set(cluster.site().succeeded().changed.values()) == {0}
@@ -197,7 +202,8 @@ def test_worker_that_dies_is_back_and_so_is_the_answer(cluster: Cluster) -> None
 def test_node_that_loses_power_comes_back_and_serves_again(cluster: Cluster) -> None:
     cluster.lab.kill("node2")
     run = cluster.site().failed()
-    assert "node2" in run.output and "demo" in run.output
+    assert "node2" in run.output
+    assert "demo" in run.output
     cluster.lab.start("node2")
 
     def answers() -> bool:
@@ -212,15 +218,24 @@ def test_release_that_lost_a_file_is_installed_again(cluster: Cluster) -> None:
     release = cluster.plan["release"]
     cluster.shell("node3", f"rm /opt/llamacpp/releases/{release}/bin/llama-bench")
     run = cluster.site().succeeded()
-    assert run.changed["node3"] > 0 and run.changed["node1"] == 0
-    assert cluster.shell("node3", f"test -x /opt/llamacpp/releases/{release}/bin/llama-bench && echo there").strip() == "there"
+    assert run.changed["node3"] > 0
+    assert run.changed["node1"] == 0
+    assert (
+        cluster.shell("node3", f"test -x /opt/llamacpp/releases/{release}/bin/llama-bench && echo there").strip()
+        == "there"
+    )
 
 
 def test_reset_leaves_nothing_but_the_models(cluster: Cluster) -> None:
     cluster.run("reset").succeeded()
     assert cluster.invocations() == {}
     for node in ("node1", "node2", "node3"):
-        assert cluster.shell(node, "ls -d /opt/llamacpp /etc/llamacpp /usr/local/libexec/llamacpp 2>/dev/null || echo none").strip() == "none"
+        assert (
+            cluster.shell(
+                node, "ls -d /opt/llamacpp /etc/llamacpp /usr/local/libexec/llamacpp 2>/dev/null || echo none"
+            ).strip()
+            == "none"
+        )
         assert cluster.shell(node, "getent passwd llamacpp || echo none").strip() == "none"
     assert cluster.shell("node1", "ls /var/lib/llamacpp/models").split() == ["small.gguf", "small.gguf.json"]
     assert set(cluster.run("reset").succeeded().changed.values()) == {0}
