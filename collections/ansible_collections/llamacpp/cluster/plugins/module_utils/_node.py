@@ -21,8 +21,8 @@ RELEVANT_FLAGS = frozenset(
         """,
     )
 )
-# ARPHRD_* of linux/if_arp.h.
-_KINDS = {1: "ethernet", 32: "infiniband", 772: "loopback"}
+# link_type as iproute2 says it (lib/ll_types.c).
+_KINDS = {"ether": "ethernet", "infiniband": "infiniband", "loopback": "loopback"}
 _TCP_LISTEN = "0A"
 _UNIT_KEYS = {
     "X-Llamacpp-Role": "role",
@@ -86,10 +86,10 @@ def processor(text: str, usable: frozenset[int]) -> dict[str, Any]:
     }
 
 
-def addresses(text: str, speed: Callable[[str], int | None], kind: Callable[[str], int | None]) -> list[dict[str, Any]]:
+def addresses(text: str, speed: Callable[[str], int | None]) -> list[dict[str, Any]]:
     """Read ``ip -j address``: addresses of interfaces that are up, link-local IPv6 left out.
 
-    ``speed(interface)``: Mbit/s or None. ``kind(interface)``: its ARPHRD number or None.
+    ``speed(interface)``: Mbit/s or None.
     """
     found = []
     for link in json.loads(text):
@@ -106,7 +106,7 @@ def addresses(text: str, speed: Callable[[str], int | None], kind: Callable[[str
                     "prefix": item["prefixlen"],
                     "speed_mbit": speed(name),
                     "mtu": link["mtu"],
-                    "kind": _KINDS.get(kind(name) or 0, "other"),
+                    "kind": _KINDS.get(link.get("link_type", ""), "other"),
                 }
             )
     return sorted(found, key=lambda item: (item["interface"], item["address"]))

@@ -182,11 +182,7 @@ class NodeInfo:
             self.module.fail_json(
                 msg="ip -j address does not work on this node: install the package iproute2 (Debian) or iproute (EL)"
             )
-        return _node.addresses(
-            text,
-            lambda name: number("/sys/class/net/%s/speed" % name),
-            lambda name: number("/sys/class/net/%s/type" % name),
-        )
+        return _node.addresses(text, lambda name: number("/sys/class/net/%s/speed" % name))
 
     def units(self) -> dict[str, dict[str, Any]]:
         """Return the collection's own services."""

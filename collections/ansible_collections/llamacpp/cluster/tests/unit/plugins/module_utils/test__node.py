@@ -63,30 +63,29 @@ def address(local, prefix, family="inet", scope="global"):
     return {"family": family, "local": local, "prefixlen": prefix, "scope": scope}
 
 
+def link(name, kind, *addresses, up=True):
+    flags = ["UP"] if up else []
+    return {"ifname": name, "flags": flags, "link_type": kind, "mtu": 1500, "addr_info": list(addresses)}
+
+
 def test_addresses():
-    text = json.dumps(
-        [
-            {"ifname": "lo", "flags": ["LOOPBACK", "UP"], "mtu": 65536, "addr_info": [address("127.0.0.1", 8)]},
-            {"ifname": "ib0", "flags": ["UP"], "mtu": 2044, "addr_info": [address("10.100.0.31", 24)]},
-            {
-                "ifname": "eth0",
-                "flags": ["UP"],
-                "mtu": 1500,
-                "addr_info": [address("10.0.0.31", 24), address("fe80::1", 64, "inet6", "link"), {"family": "inet"}],
-            },
-            {"ifname": "eth1", "flags": [], "mtu": 1500, "addr_info": [address("10.7.0.31", 24)]},
-            {},
-        ]
-    )
+    links = [
+        link("lo", "loopback", address("127.0.0.1", 8)),
+        link("ib0", "infiniband", address("10.100.0.31", 24)),
+        link("eth0", "ether", address("10.0.0.31", 24), address("fe80::1", 64, "inet6", "link"), {"family": "inet"}),
+        link("eth1", "ether", address("10.7.0.31", 24), up=False),
+        link("wg0", "none", address("10.8.0.31", 24)),
+        {},
+    ]
     speeds = {"ib0": 100000, "eth0": 1000}
-    kinds = {"lo": 772, "ib0": 32, "eth0": 1}
-    found = _node.addresses(text, speeds.get, kinds.get)
+    found = _node.addresses(json.dumps(links), speeds.get)
     assert [(item["interface"], item["address"], item["speed_mbit"], item["kind"]) for item in found] == [
         ("eth0", "10.0.0.31", 1000, "ethernet"),
         ("ib0", "10.100.0.31", 100000, "infiniband"),
         ("lo", "127.0.0.1", None, "loopback"),
+        ("wg0", "10.8.0.31", None, "other"),
     ]
-    assert found[1]["mtu"] == 2044
+    assert (found[0]["prefix"], found[0]["mtu"]) == (24, 1500)
 
 
 def test_listening_ports():
