@@ -1,6 +1,6 @@
-"""The inventories of clusters that cannot be reached from here: they parse, pass preflight and render the golden files.
+"""Inventories of clusters that cannot be reached from here: they parse, pass preflight, render the golden files.
 
-``UPDATE_GOLDEN=1 pytest tests/test_inventories.py`` writes the golden files anew; look at the diff before you commit it.
+``UPDATE_GOLDEN=1 pytest tests/test_inventories.py`` writes the golden files anew; read the diff before you commit it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,10 @@ from driver import Cluster
 
 pytestmark = [pytest.mark.lab]
 
-SNAPSHOT = "find /etc /opt /usr/local /var/lib/llamacpp /var/cache/llamacpp -xdev -printf '%p %T@ %s\\n' 2>/dev/null | sort | sha256sum"
+SNAPSHOT = (
+    "find /etc /opt /usr/local /var/lib/llamacpp /var/cache/llamacpp -xdev -printf '%p %T@ %s\\n' 2>/dev/null"
+    " | sort | sha256sum"
+)
 NODES = ("node1", "node2", "node3")
 
 
