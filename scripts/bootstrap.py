@@ -255,7 +255,7 @@ def install_venv(wanted: list[str]) -> None:
     command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
     command += ["--progress-bar", "off", *wanted]
     # pip prints the last of these lines before its longest silence.
-    step = r"^\s*((?:Collecting|Downloading|Using cached|Installing collected packages)\b.{0,60})"
+    step = r"^\s*((?:Collecting|Downloading|Using cached) \S+|Installing collected packages)"
     status = run_logged(command, log, Progress("pip: step", step))
     if status != 0:
         raise SetupError(
