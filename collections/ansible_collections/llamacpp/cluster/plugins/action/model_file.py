@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.utils.display import Display
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import amount
 from ansible_collections.llamacpp.cluster.plugins.plugin_utils.watch import WatchedAction
 
@@ -28,13 +29,16 @@ class ActionModule(WatchedAction):
         result: dict[str, Any] = super().run(tmp, task_vars)
         task_vars = task_vars or {}
         arguments = dict(self._task.args)
-        probed = self._execute_module(module_args=dict(arguments, probe=True), task_vars=task_vars)
-        if probed.get("failed") or probed.get("present") or self._task.check_mode:
-            return dict(result, **probed)
         source = arguments.get("src")
         if source:
             if not os.path.isfile(source):
                 return dict(result, failed=True, msg="src = %s: no such file on the control node" % source)
+            info = os.stat(source)
+            arguments["stamp"] = "%d bytes at %d ns" % (info.st_size, info.st_mtime_ns)
+        probed = self._execute_module(module_args=dict(arguments, probe=True), task_vars=task_vars)
+        if probed.get("failed") or probed.get("present") or self._task.check_mode:
+            return dict(result, **probed)
+        if source:
             try:
                 arguments["incoming"] = self._upload(str(source), str(arguments["dest"]), task_vars)
             except AnsibleError as error:
@@ -79,8 +83,11 @@ class ActionModule(WatchedAction):
                 done = int(words[0]) if words and words[0].isdigit() else 0
                 display.display(
                     "    %s: copying %s: %s"
-                    % (task_vars["inventory_hostname"], os.path.basename(dest),
-                       amount(done, total, started, time.monotonic()))
+                    % (
+                        task_vars["inventory_hostname"],
+                        os.path.basename(dest),
+                        amount(done, total, started, time.monotonic()),
+                    )
                 )
         if failure:
             raise AnsibleError(str(failure[0]))

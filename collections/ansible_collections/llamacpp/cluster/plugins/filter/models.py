@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any, Callable
 
 
 def models_from(instances: Iterable[Mapping[str, Any]], place: str) -> list[dict[str, Any]]:

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
 
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _release
 
 

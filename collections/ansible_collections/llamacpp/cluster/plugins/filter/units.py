@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _units
 
@@ -22,6 +23,8 @@ class FilterModule:
             "model_files": _units.model_files,
             "retired_units": _units.retired_units,
             "unit_arguments": _units.unit_arguments,
+            "unit_word": _units.quote,
+            "watched_files": _units.watched_files,
         }
 
 

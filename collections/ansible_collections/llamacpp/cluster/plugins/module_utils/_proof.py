@@ -15,7 +15,8 @@ devices of one worker, not those of the instance). Pure functions.
 from __future__ import annotations
 
 import re
-from typing import Any, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 _BUFFER = re.compile(r"load_tensors:\s+(\S+) model buffer size =\s+([0-9.]+) MiB")
 _REMOTE = re.compile(r"^RPC(\d+)\[(.+)\]$")

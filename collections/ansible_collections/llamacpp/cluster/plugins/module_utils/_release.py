@@ -15,7 +15,8 @@ import json
 import os
 import re
 import stat
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
@@ -58,8 +59,7 @@ def cmake_arguments(
     """
     if backend not in BACKENDS:
         raise ReleaseError(
-            "llama_cpp_backend = %s: this version of the collection builds %s"
-            % (backend, " and ".join(BACKENDS))
+            "llama_cpp_backend = %s: this version of the collection builds %s" % (backend, " and ".join(BACKENDS))
         )
     arguments = [
         "-DCMAKE_BUILD_TYPE=Release",
@@ -122,7 +122,7 @@ def release_id(inputs: Mapping[str, Any]) -> str:
     parts = [label, str(inputs["backend"])]
     if inputs["architectures"]:
         parts.append("sm" + "_".join(str(arch) for arch in inputs["architectures"]))
-    return "-".join(parts + [digest[:8]])
+    return "-".join([*parts, digest[:8]])
 
 
 def choose_targets(available: Sequence[str]) -> list[str]:
@@ -175,16 +175,12 @@ def describe_tree(root: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def differences(
-    wanted: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
+def differences(wanted: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """List how a tree differs from its manifest's ``files``, one phrase a file; empty when equal."""
     phrases = ["%s is missing" % name for name in sorted(set(wanted) - set(found))]
     phrases += ["%s does not belong there" % name for name in sorted(set(found) - set(wanted))]
     phrases += [
-        "%s differs" % name
-        for name in sorted(set(wanted) & set(found))
-        if dict(wanted[name]) != dict(found[name])
+        "%s differs" % name for name in sorted(set(wanted) & set(found)) if dict(wanted[name]) != dict(found[name])
     ]
     return phrases
 

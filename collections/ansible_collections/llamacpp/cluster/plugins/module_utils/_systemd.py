@@ -11,8 +11,8 @@ time, ends in the declared state. Pure functions; the module does the I/O.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Mapping
 
 # Asked of `systemctl show`; the order is that of systemd's manual.
 PROPERTIES = (

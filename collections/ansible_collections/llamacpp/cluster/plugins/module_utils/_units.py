@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import re
-from typing import Any, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 # systemd.syntax(7): these need quotes; % and $ mean something to systemd and are doubled.
 _PLAIN = re.compile(r"^[A-Za-z0-9_@+=:,./\[\]-]+$")
@@ -51,9 +52,16 @@ def local_endpoint(instance: Mapping[str, Any]) -> str:
     return "http://%s:%d" % ("[%s]" % host if ":" in host else host, instance["port"])
 
 
-def retired_units(
-    plan: Mapping[str, Any], node: str, found: Mapping[str, Mapping[str, Any]], role: str
-) -> list[str]:
+def watched_files(instance: Mapping[str, Any]) -> list[str]:
+    """List the files on the head that change when what llama-server reads at its start does.
+
+    A model's record is written when the model is replaced; the model's own time may be old.
+    """
+    keys = [instance["api_key_file"]] if instance["api_key_file"] else []
+    return keys + ["%s.json" % path for path in instance["model"]["files"]]
+
+
+def retired_units(plan: Mapping[str, Any], node: str, found: Mapping[str, Mapping[str, Any]], role: str) -> list[str]:
     """List the units of ``role`` (head, worker) that are on a node and no longer in the plan.
 
     ``found``: node_info's ``units``, which holds units of this collection only.

@@ -100,6 +100,7 @@ import urllib.request
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
 from ansible_collections.llamacpp.cluster.plugins.module_utils._proof import (
     interface_bytes,
@@ -171,8 +172,16 @@ class Proof:
                 self.fail("the service ended while it loaded the model and systemd starts it again (%s)" % state.result)
             if waited > self.params["timeout"]:
                 self.fail("not healthy after %d s; /health said %s" % (waited, status or "nothing"))
-            what = "loading the model" if status == 503 else "waiting for its workers" if not status else "status %d" % status
-            self.progress.say("%s: %s, %d of at most %d s" % (self.params["unit"], what, waited, self.params["timeout"]))
+            what = (
+                "loading the model"
+                if status == 503
+                else "waiting for its workers"
+                if not status
+                else "status %d" % status
+            )
+            self.progress.say(
+                "%s: %s, %d of at most %d s" % (self.params["unit"], what, waited, self.params["timeout"])
+            )
             time.sleep(0.3)
 
     def buffers(self) -> dict[str, float] | None:

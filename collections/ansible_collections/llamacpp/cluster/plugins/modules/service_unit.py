@@ -118,6 +118,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils._systemd import (
     PROPERTIES,
     UnitState,
@@ -174,9 +175,7 @@ class ServiceUnit:
                     os.chmod(path, int(mode, 8))
             return False
         self.actions.append("write %s" % path)
-        self.diff.append(
-            {"before_header": path, "after_header": path, "before": before or "", "after": content}
-        )
+        self.diff.append({"before_header": path, "after_header": path, "before": before or "", "after": content})
         if self.module.check_mode:
             return True
         if uid is None:
@@ -234,12 +233,14 @@ class ServiceUnit:
             self.actions.append("stop")
         if state.enabled:
             self.actions.append("disable")
-        paths = [path for path in [self.path] + [item["path"] for item in self.module.params["files"]]
-                 if os.path.lexists(path)]
+        paths = [
+            path
+            for path in [self.path] + [item["path"] for item in self.module.params["files"]]
+            if os.path.lexists(path)
+        ]
         self.actions += ["remove %s" % path for path in paths]
         for path in paths:
-            self.diff.append({"before_header": path, "after_header": "/dev/null",
-                              "before": "%s\n" % path, "after": ""})
+            self.diff.append({"before_header": path, "after_header": "/dev/null", "before": "%s\n" % path, "after": ""})
         if self.actions and not self.module.check_mode:
             if state.loaded:
                 self.systemctl("disable", "--now", "--quiet", self.name)

@@ -66,8 +66,11 @@ class WatchedAction(ActionBase):
             module_args={"jid": job, "mode": "cleanup", "_async_dir": self._async_dir()},
             task_vars=task_vars,
         )
-        result = {key: value for key, value in status.items() if key not in ("ansible_job_id", "started", "finished",
-                                                                           "results_file")}
+        result = {
+            key: value
+            for key, value in status.items()
+            if key not in ("ansible_job_id", "started", "finished", "results_file")
+        }
         return result
 
     def _start(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> str:

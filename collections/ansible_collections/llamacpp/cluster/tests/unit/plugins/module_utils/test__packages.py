@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _packages
 
 STATUS = """\

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _release
 
 PLATFORM = {"os": "debian-12", "machine": "x86_64"}
@@ -62,7 +63,9 @@ def test_cpu_build_is_portable_and_speaks_rpc():
     assert not [argument for argument in arguments if "CUDA" in argument]
 
 
-@pytest.mark.parametrize(("architectures", "forced"), [(["70"], True), (["90"], False), (["61", "86"], True), (["90a"], False)])
+@pytest.mark.parametrize(
+    ("architectures", "forced"), [(["70"], True), (["90"], False), (["61", "86"], True), (["90a"], False)]
+)
 def test_volta_and_older_use_mmq(architectures, forced):
     assert ("-DGGML_CUDA_FORCE_MMQ=ON" in _release.cmake_arguments("cuda", architectures)) is forced
 

@@ -29,14 +29,26 @@ def changed(**fields):
 
 
 def test_parse_show():
-    assert RUNNING == _systemd.UnitState(
-        loaded=True, active="active", sub="running", result="success", enabled=True,
-        needs_reload=False, main_pid=4711, invocation="0123456789abcdef", started_at=1250.0,
+    assert (
+        _systemd.UnitState(
+            loaded=True,
+            active="active",
+            sub="running",
+            result="success",
+            enabled=True,
+            needs_reload=False,
+            main_pid=4711,
+            invocation="0123456789abcdef",
+            started_at=1250.0,
+        )
+        == RUNNING
     )
 
 
 def test_parse_show_of_a_unit_that_is_not_there():
-    state = _systemd.parse_show("LoadState=not-found\nActiveState=inactive\nExecMainStartTimestampMonotonic=0\n", 1000.0)
+    state = _systemd.parse_show(
+        "LoadState=not-found\nActiveState=inactive\nExecMainStartTimestampMonotonic=0\n", 1000.0
+    )
     assert not state.loaded and not state.running and not state.enabled and state.started_at == 0.0
 
 

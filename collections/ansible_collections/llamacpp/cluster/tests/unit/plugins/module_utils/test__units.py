@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _units
 
 
@@ -68,8 +69,20 @@ def test_model_files_of_a_split_set():
         "sha256": None,
     }
     assert _units.model_files({"model": model}) == [
-        {"path": "/srv/x-00001-of-00002.gguf", "url": None, "from": "controller", "dest": model["files"][0], "sha256": None},
-        {"path": "/srv/x-00002-of-00002.gguf", "url": None, "from": "controller", "dest": model["files"][1], "sha256": None},
+        {
+            "path": "/srv/x-00001-of-00002.gguf",
+            "url": None,
+            "from": "controller",
+            "dest": model["files"][0],
+            "sha256": None,
+        },
+        {
+            "path": "/srv/x-00002-of-00002.gguf",
+            "url": None,
+            "from": "controller",
+            "dest": model["files"][1],
+            "sha256": None,
+        },
     ]
 
 
@@ -78,3 +91,11 @@ def test_model_file_keeps_its_source_under_another_name():
     assert _units.model_files({"model": model}) == [
         {"path": None, "url": "http://h/a.gguf", "from": "node", "dest": "/m/demo.gguf", "sha256": "ab"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("key_file", "watched"),
+    [(None, ["/m/a.gguf.json"]), ("/etc/llamacpp/keys/a", ["/etc/llamacpp/keys/a", "/m/a.gguf.json"])],
+)
+def test_watched_files(key_file, watched):
+    assert _units.watched_files({"api_key_file": key_file, "model": {"files": ["/m/a.gguf"]}}) == watched
