@@ -12,7 +12,8 @@ version_added: 0.1.0
 description:
   - Runs on the head. Waits until the server is healthy, asks for a real completion, and compares the model
     buffers that the server logged when it loaded with the devices of the plan.
-  - Also proves that a connection to every worker is up and counts the bytes that crossed the fabric during the completion.
+  - Also proves that a connection to every worker is up, and counts the bytes that crossed the fabric
+    during the completion.
   - Gives up early when the service fails while it loads, and says its last log lines.
 options:
   unit:
@@ -70,7 +71,8 @@ healthy:
   returned: success
   type: bool
 buffers:
-  description: Model buffer of each device as llama.cpp logged it, in MiB. C(null) for what is not in the journal any more.
+  description:
+    - Model buffer of each device as llama.cpp logged it, in MiB. C(null) when the journal no longer has the start.
   returned: success
   type: dict
   sample: {"CPU": 100.68, "10.0.0.2:50052": 109.14}
@@ -230,7 +232,7 @@ def main() -> None:
             "fabric_address": {"type": "str"},
             "api_key_file": {"type": "path", "no_log": False},
             "timeout": {"type": "int", "default": 300},
-            "tokens": {"type": "int", "default": 8},
+            "tokens": {"type": "int", "default": 8, "no_log": False},
             "probe": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
         },

@@ -94,9 +94,11 @@ import shutil
 import subprocess
 import tarfile
 import time
+from typing import TextIO
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._command import run_streaming
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
 from ansible_collections.llamacpp.cluster.plugins.module_utils._release import (
     MANIFEST,
@@ -177,7 +179,7 @@ class Build:
                 names.clear()
         raise ReleaseError("%s holds no llama.cpp: no CMakeLists.txt beside ggml/" % self.params["source"])
 
-    def configure(self, tree: str, build: str, log: os.PathLike[str]) -> None:
+    def configure(self, tree: str, build: str, log: TextIO) -> None:
         """Run CMake."""
         self.progress.say("configuring", now=True)
         arguments = ["cmake", "-S", tree, "-B", build, *self.params["inputs"]["cmake_args"]]
@@ -194,7 +196,7 @@ class Build:
                 arguments.append("-DCMAKE_%s_COMPILER_LAUNCHER=ccache" % language)
         self.command(arguments, log)
 
-    def compile(self, build: str, log: os.PathLike[str]) -> None:
+    def compile(self, build: str, log: TextIO) -> None:
         """Compile what a node needs and nothing else."""
         listed = subprocess.run(
             ["cmake", "--build", build, "--target", "help"],
@@ -215,26 +217,20 @@ class Build:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return max(1, min(len(os.sched_getaffinity(0)), memory // MEMORY_PER_JOB))
 
-    def command(self, argv: list[str], log: os.PathLike[str]) -> None:
+    def command(self, argv: list[str], log: TextIO) -> None:
         """Run a command, keep its output in the log, and turn its steps into progress."""
         log.write("+ %s\n" % " ".join(argv))
-        with subprocess.Popen(
-            argv,
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            universal_newlines=True,
-            errors="replace",
-        ) as process:
-            for line in process.stdout:
-                log.write(line)
-                step = STEP.match(line)
-                if step:
-                    done, total = int(step.group(1)), int(step.group(2) or 100)
-                    self.progress.say("compiling llama.cpp: %d %% (%d of %d)" % (100 * done // total, done, total))
+
+        def read(line: str) -> None:
+            log.write(line)
+            step = STEP.match(line)
+            if step:
+                done, total = int(step.group(1)), int(step.group(2) or 100)
+                self.progress.say("compiling llama.cpp: %d %% (%d of %d)" % (100 * done // total, done, total))
+
+        rc = run_streaming(argv, self.environment(), read)
         log.flush()
-        if process.returncode:
+        if rc:
             self.fail(argv)
 
     def fail(self, argv: list[str]) -> None:

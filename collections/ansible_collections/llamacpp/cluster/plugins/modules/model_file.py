@@ -39,7 +39,8 @@ options:
     type: str
   stamp:
     description:
-      - Set by the action plugin. Size and time of O(src), by which a changed source is noticed where no O(sha256) is given.
+      - Set by the action plugin. Size and time of O(src), by which a changed source is noticed
+        where no O(sha256) is given.
     type: str
   probe:
     description: Only say whether O(dest) is in place.

@@ -45,11 +45,10 @@ missing:
 
 import os
 import shutil
-import subprocess
-import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._command import run_with_status
 from ansible_collections.llamacpp.cluster.plugins.module_utils._packages import (
     DPKG_STATUS,
     apt_progress,
@@ -78,28 +77,17 @@ def find_missing(module: AnsibleModule) -> list[str]:
 
 def apt_get(arguments: list[str], progress: Progress) -> tuple[int, str]:
     """Run apt-get, show its status pipe as progress; return exit code and output."""
-    reader, writer = os.pipe()
-    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", LC_ALL="C.UTF-8")
-    command = ["apt-get", "--yes", "--quiet", "-o", "APT::Status-Fd=%d" % writer]
-    command += ["-o", "DPkg::Lock::Timeout=%d" % LOCK_SECONDS, *arguments]
-    # A file, not a pipe: nobody reads the output while the status is read.
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-        with subprocess.Popen(
-            command,
-            env=environment,
-            pass_fds=[writer],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        ) as process:
-            os.close(writer)
-            with os.fdopen(reader, encoding="utf-8", errors="replace") as status:
-                for line in status:
-                    words = apt_progress(line)
-                    if words:
-                        progress.say(words)
-        output.seek(0)
-        return process.returncode, output.read()
+
+    def command(status: int) -> list[str]:
+        options = ["APT::Status-Fd=%d" % status, "DPkg::Lock::Timeout=%d" % LOCK_SECONDS]
+        return ["apt-get", "--yes", "--quiet", *("--option=%s" % option for option in options), *arguments]
+
+    def show(line: str) -> None:
+        words = apt_progress(line)
+        if words:
+            progress.say(words)
+
+    return run_with_status(command, dict(os.environ, DEBIAN_FRONTEND="noninteractive", LC_ALL="C.UTF-8"), show)
 
 
 def install(module: AnsibleModule, names: list[str], progress: Progress) -> None:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Wait for the other half of an instance; run by systemd before and after a service starts.
 
   gate.py workers HOST:PORT... --timeout S   every worker answers HELLO (run before the head)

@@ -65,7 +65,10 @@ def test_connections():
 
 
 def test_interface_and_its_counters():
-    listed = "2: mgmt0@if5    inet 10.0.0.11/24 scope global mgmt0\n3: fab0@if7    inet 10.0.1.11/24 brd x scope global fab0\n"
+    listed = (
+        "2: mgmt0@if5    inet 10.0.0.11/24 scope global mgmt0\n"
+        "3: fab0@if7    inet 10.0.1.11/24 brd x scope global fab0\n"
+    )
     table = (
         "Inter-|   Receive   |  Transmit\n face |bytes packets errs drop fifo frame compressed multicast|bytes\n"
         "  fab0: 1000       9    0    0    0     0          0         0     234       3    0    0    0     0       0\n"
