@@ -129,3 +129,24 @@ def test_commands_of_make_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     named = set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE))
     assert named - targets == set()
+
+
+def messages(page: str) -> list[str]:
+    """What docs/troubleshooting.md quotes in the first column of its tables of messages, cut at each …"""
+    cells = re.findall(r"^\| (`[^|]*`) ?(?:\([^|]*\) )?\|", page, re.MULTILINE)
+    parts = [part.strip(" :`") for cell in cells for part in cell.split("…")]
+    return [part for part in parts if len(part) > 3]
+
+
+def test_messages_in_troubleshooting_are_still_said() -> None:
+    said = "\n".join(
+        path.read_text("utf-8")
+        for path in tracked("collections/ansible_collections/llamacpp/cluster/**")
+        if path.suffix in (".py", ".yml") and "tests" not in path.parts
+    )
+    # Text that goes on in the next line of the source.
+    said = re.sub(r'"\n\s+"', "", said)
+    quoted = messages((ROOT / "docs" / "troubleshooting.md").read_text("utf-8"))
+    others = {"Validation of arguments failed", "401"}  # Ansible and llama-server say these
+    assert len(quoted) > 20, "the page was not understood"
+    assert [part for part in quoted if part not in said and part not in others] == []
