@@ -103,14 +103,16 @@ def test_only_the_first_shard_names_a_model():
 
 
 def test_a_split_model_adds_up():
-    first = gguf(
-        {"general.architecture": "llama", "llama.block_count": 2, "split.count": 2}, [("blk.0.w", (8,), "F32")]
-    )
-    second = gguf({"split.count": 2}, [("blk.1.w", (16,), "F32")])
+    values = {"general.architecture": "llama", "llama.block_count": 2, "split.count": 2}
+    # Everything but tensors stands in the first file.
+    values["llama.attention.key_length"] = 24
+    first = gguf(values, [("blk.0.w", (8,), "F32")])
+    second = gguf({"split.count": 2}, [("blk.1.w", (16,), "F32")], version=2)
     model = describe([header(first), header(second)], ["a", "b"])
     assert model.layer_bytes == (32, 64)
     assert model.file_bytes == len(first) + len(second)
     assert model.files == ("a", "b")
+    assert (model.key_length, model.version) == (24, 3)
 
 
 def test_a_split_model_with_files_missing():

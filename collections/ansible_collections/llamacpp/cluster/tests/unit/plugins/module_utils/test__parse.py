@@ -80,6 +80,15 @@ def test_head_and_workers_instead_of_nodes():
     assert parsed.nodes == ("node2", "node1")
 
 
+def test_a_head_alone_names_its_node():
+    (parsed,) = accept(instance(nodes=None, head="node2")).instances
+    assert (parsed.head, parsed.nodes) == ("node2", ("node2",))
+
+
+def test_a_device_may_be_left_out_of_the_split():
+    assert accept(instance(tensor_split=[0, 1])).instances[0].tensor_split == (0.0, 1.0)
+
+
 def test_api_keys_are_forgotten():
     declared = accept(instance(api_keys=["s3cret"]))
     assert declared.instances[0].has_api_keys is True
@@ -111,6 +120,11 @@ def test_no_instances_is_fine():
         ({"gpu_layers": "some"}, ".gpu_layers = some: must be a number of layers or the word all; write e.g. 32"),
         ({"tensor_split": []}, ".tensor_split = []: must be a list of numbers, one a device, e.g. [3, 1]"),
         ({"tensor_split": [0, 0]}, ".tensor_split = [0, 0]: must be a list of numbers, one a device, e.g. [3, 1]"),
+        (
+            {"tensor_split": [1, True]},
+            ".tensor_split = [1, true]: must be a list of numbers, one a device, e.g. [3, 1]",
+        ),
+        ({"tensor_split": [1, "3"]}, '.tensor_split = [1, "3"]: must be a list of numbers, one a device, e.g. [3, 1]'),
         ({"tensor_split": [1, -1]}, ".tensor_split = [1, -1]: must be a list of numbers, one a device, e.g. [3, 1]"),
         ({"split_mode": "row"}, ".split_mode = row: must be one of layer, none, tensor"),
         (
@@ -135,6 +149,8 @@ def test_no_instances_is_fine():
         ({"extra_args": "--temp 1"}, '.extra_args = --temp 1: must be a list of words, e.g. ["--temp", "0.6"]'),
         ({"extra_args": [True]}, ".extra_args = [true]: True is no word of a command line; quote it"),
         ({"environment": ["A"]}, '.environment = ["A"]: must be a mapping, e.g. {GGML_RDMA_DEV: mlx5_0}'),
+        ({"environment": {"A": True}}, '.environment = {"A": true}: the value of A must be one line of text; quote it'),
+        ({"environment": {"A": []}}, '.environment = {"A": []}: the value of A must be one line of text; quote it'),
         ({"environment": {"A B": "1"}}, '.environment = {"A B": "1"}: A B is no name of an environment variable'),
         (
             {"environment": {"A": "1\n2"}},

@@ -62,6 +62,25 @@ def test_gpu_heads_come_last_and_hold_the_output():
     assert sum(share.n_layers for share in placement.shares) == 25
 
 
+def compute(placement):
+    return {share.slot.device_name: share.demand.compute // MIB for share in placement.shares}
+
+
+def test_who_pays_for_four_copies_of_the_inputs():
+    # mask 4, feed-forward 24, a row of the batch 2 MiB: 4*4+24+16*2 on the first, 4*4+24+11*2 on the others.
+    assert compute(placed({"node1": gpus(32), "node2": gpus(32)})) == {"RPC0": 72, "CUDA0": 62}
+    # A layer on the host, or a single device: 4+24+4*2 on the first, 4+24+2*2 on the others.
+    assert compute(placed(THREE)) == {"CPU": 36, "RPC0": 32, "RPC1": 32}
+    assert compute(placed({"node1": gpus(32)})) == {"CUDA0": 36}
+
+
+def test_who_holds_the_logits():
+    # 256 slots of a vocabulary of 256k: 256 MiB for logits, and two rows, more than the layers' 24.
+    big = model(n_vocab=1 << 18)
+    needs = compute(placed(THREE, facts=big, parallel=256, context=256))
+    assert needs["RPC1"] - needs["RPC0"] == 256 - 24
+
+
 def test_several_gpus_of_a_worker_in_their_order():
     placement = placed({"node1": gpus(32), "node2": gpus(16, 32)})
     assert [(share.slot.node, share.slot.device_name, share.slot.device.index) for share in placement.shares] == [

@@ -250,6 +250,13 @@ def test_a_cluster_that_cannot_be_reached():
     assert item["model"]["bytes"] is None
 
 
+def test_a_static_plan_with_a_header_knows_layers():
+    declared = {"node1": dict(V100S), "node2": dict(V100S, fabric_address="10.100.0.32")}
+    declared["node1"]["fabric_address"] = "10.100.0.31"
+    plan = plan_for(instance(nodes=["node1", "node2"]), nodes=declared, found={}, static=True)
+    assert [entry["n_layers"] for entry in plan["instances"][0]["devices"]] == [12, 13]
+
+
 def test_a_static_plan_needs_devices():
     messages = problems_for(instance(nodes=["node1"]), found={}, models={}, static=True)
     assert messages == [
