@@ -80,7 +80,7 @@ class Cluster:
         return [
             str(ROOT / ".venv" / "bin" / "ansible-playbook"),
             f"--inventory={self.lab.inventory}",
-            f"--inventory={self.work / 'groups.yml'}",
+            *(f"--inventory={path}" for path in sorted(self.work.glob("*.yml"))),
             f"--extra-vars=@{file}",
             str(ROOT / "playbooks" / f"{playbook}.yml"),
             *arguments,

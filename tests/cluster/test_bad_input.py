@@ -131,6 +131,27 @@ def test_unsupported_operating_system(cluster: Cluster) -> None:
 
 
 @pytest.fixture
+def old_interpreter(cluster: Cluster) -> Iterator[None]:
+    """An inventory that names an interpreter which is not on the node, as on a system that is too old."""
+    inventory = cluster.work / "zz_old.yml"
+    inventory.write_text(
+        "llamacpp_nodes: {hosts: {node3: {ansible_python_interpreter: /usr/bin/python3.7}}}\n", encoding="utf-8"
+    )
+    yield
+    inventory.unlink()
+
+
+@pytest.mark.usefixtures("old_interpreter")
+def test_node_without_a_python_that_modules_can_use(cluster: Cluster) -> None:
+    refused(
+        cluster,
+        "ansible_python_interpreter = /usr/bin/python3.7 on node3",
+        "Python 3.9 or newer",
+        "/usr/bin/python3.13",
+    )
+
+
+@pytest.fixture
 def dead_worker(cluster: Cluster) -> Iterator[None]:
     """A worker without power."""
     cluster.lab.kill("node4")

@@ -44,9 +44,15 @@ def test_fresh_nodes_become_a_cluster_that_chats(cluster: Cluster) -> None:
     }
 
 
-def test_release_was_compiled_on_one_node_alone(cluster: Cluster) -> None:
-    assert cluster.shell("node2", "command -v cmake").strip()
-    for node in ("node1", "node3"):
+def test_release_was_compiled_on_one_node_and_pushed_to_the_others(cluster: Cluster) -> None:
+    """The builder is the Debian 11 node; the others have no compiler and run the same bytes."""
+    root = f"/opt/llamacpp/releases/{cluster.plan['release']}"
+    sums = {
+        cluster.shell(node, f"sha256sum {root}/bin/* {root}/lib/*") for node in ("node1", "node2", "node3", "node4")
+    }
+    assert len(sums) == 1
+    assert '"os": "debian-11"' in cluster.shell("node1", f"cat {root}/manifest.json")
+    for node in ("node1", "node3", "node4"):
         assert cluster.shell(node, "command -v cmake || echo none").strip() == "none"
 
 
