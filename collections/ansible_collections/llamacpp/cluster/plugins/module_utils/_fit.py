@@ -20,9 +20,9 @@ def check_memory(
 ) -> list[Problem]:
     """Compare what instances take on each device with its memory.
 
-    All of them together have to fit into the whole memory; those that do not run yet also into
-    what is free now. What free memory would be without our own services cannot be known, so
-    those that run are left out of the second. ``margin``: bytes to keep free.
+    All of them together have to fit into the whole memory and, on a node where nothing of ours
+    runs yet, into what is free: there somebody else has the rest. Where our own services run,
+    free memory says nothing, as they may be about to shrink or to go. ``margin``: bytes to keep free.
     """
     by_device: dict[tuple[str, str], list[tuple[Instance, Share]]] = {}
     for instance, placement in placements:
@@ -33,11 +33,12 @@ def check_memory(
     problems = []
     for (node, name), users in sorted(by_device.items()):
         device = users[0][1].slot.device
-        coming = [user for user in users if node not in nodes or not nodes[node].serves(user[0].name)]
-        if _need(users) + margin > device.memory_bytes:
+        need = _need(users) + margin
+        ours = node in nodes and nodes[node].serves
+        if need > device.memory_bytes:
             problems.append(_problem(node, name, device, "memory", device.memory_bytes, users, margin))
-        elif device.free_bytes is not None and coming and _need(coming) + margin > device.free_bytes:
-            problems.append(_problem(node, name, device, "free memory", device.free_bytes, coming, margin))
+        elif device.free_bytes is not None and not ours and need > device.free_bytes:
+            problems.append(_problem(node, name, device, "free memory", device.free_bytes, users, margin))
     return problems
 
 

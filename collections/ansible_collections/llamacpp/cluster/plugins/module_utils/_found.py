@@ -80,9 +80,10 @@ class NodeFacts:
         """Return the ports that somebody else listens on."""
         return self.listening - {unit.port for unit in self.units if unit.active}
 
-    def serves(self, instance: str) -> bool:
-        """Whether a service of ``instance`` runs here, so that free memory already lacks its share."""
-        return any(unit.instance == instance and unit.active for unit in self.units)
+    @property
+    def serves(self) -> bool:
+        """Whether a service of ours runs here, so that free memory lacks what it takes."""
+        return any(unit.active for unit in self.units)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> NodeFacts:

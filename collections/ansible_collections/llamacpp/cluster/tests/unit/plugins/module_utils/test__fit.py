@@ -52,7 +52,7 @@ def test_instances_on_one_device_add_up():
     assert "b takes 500 MiB" in message
 
 
-def test_what_is_free_counts_for_what_does_not_run_yet():
+def test_what_is_free_counts_where_nothing_of_ours_runs():
     (message,) = messages(on("a", cpu(8, 1), 1000))
     assert message.startswith("free memory of CPU of node1 = 1024 MiB: a takes 1000 MiB")
 
@@ -61,10 +61,14 @@ def test_what_runs_already_is_not_counted_twice():
     assert messages(on("a", cpu(8, 1), 1000), units=running("a")) == []
 
 
+def test_a_service_that_is_to_go_does_not_stand_in_the_way():
+    assert messages(on("new", cpu(8, 1), 5000), units=running("old")) == []
+
+
 def test_a_second_instance_beside_one_that_runs():
     assert messages(on("a", cpu(8, 3), 4000), on("b", cpu(8, 3), 1000), units=running("a")) == []
-    (message,) = messages(on("a", cpu(8, 1), 4000), on("b", cpu(8, 1), 1000), units=running("a"))
-    assert message.startswith("free memory of CPU of node1 = 1024 MiB: b takes 1000 MiB")
+    (message,) = messages(on("a", cpu(8, 1), 4000), on("b", cpu(8, 1), 4000), units=running("a"))
+    assert message.startswith("memory of CPU of node1 = 8192 MiB: a takes 4000 MiB")
 
 
 def test_a_process_takes_memory_of_its_own_on_a_gpu():

@@ -65,6 +65,7 @@ def test_declared_devices():
         ({"devices": ["V100"]}, "llamacpp_devices[0].kind of node1 = V100: a device is a mapping"),
         ({"devices": [{"kind": "cuda"}]}, "llamacpp_devices[0].memory of node1 = (not set): say how much memory"),
         ({"devices": [{"memory": "big"}]}, "llamacpp_devices[0].memory of node1 = big: must be a size, e.g. 32 GiB"),
+        ({"devices": [{"memory_bytes": 0}]}, "llamacpp_devices[0].memory_bytes of node1 = 0: must be a size"),
         ({"devices": [{"kind": "tpu", "memory": "1 GiB"}]}, "llamacpp_devices[0].kind of node1 = tpu: must be one of"),
         (
             {"devices": [{"memory": "1 GiB"}, {"kind": "cpu", "memory": "1 GiB"}]},

@@ -208,6 +208,10 @@ def test_what_cannot_be_placed(devices, changes, message):
     assert str(problems[0]).startswith("llamacpp_instances[0].")
 
 
+def test_as_many_devices_as_llama_cpp_takes():
+    assert len(placed({"node1": gpus(32), "node2": gpus(*[16] * 14)}).offload) == 15
+
+
 def test_fewer_layers_than_devices():
     _placement, problems = attempt(THREE, facts=model(1))
     assert "2 layers cannot be spread over 3 devices" in str(problems[0])
