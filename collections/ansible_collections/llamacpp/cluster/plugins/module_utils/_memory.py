@@ -62,19 +62,16 @@ def cells_per_slot(context: int, parallel: int) -> int:
 def kv_layer_bytes(model: ModelFacts, setting: Setting) -> list[int]:
     """Return the KV cache of every layer."""
     cells = setting.parallel * cells_per_slot(setting.context, setting.parallel)
-    sizes = []
-    for heads in model.n_head_kv:
+    widths = ((by_name(setting.type_k), model.key_length), (by_name(setting.type_v), model.value_length))
+
+    def row(heads: int) -> int:
         # A quantised cache needs heads that divide into blocks; llama.cpp refuses others when it
         # starts. Rounding up keeps this a number, and the refusal with the one who knows best.
-        row = sum(
-            by_name(kind).row_bytes(-(-elements // by_name(kind).block_elements) * by_name(kind).block_elements)
-            for kind, elements in (
-                (setting.type_k, model.key_length * heads),
-                (setting.type_v, model.value_length * heads),
-            )
-        )
-        sizes.append(cells * row)
-    return sizes
+        return sum(-(-width * heads // kind.block_elements) * kind.block_bytes for kind, width in widths)
+
+    # Nearly all models have the same heads in every layer.
+    rows = {heads: row(heads) for heads in set(model.n_head_kv)}
+    return [cells * rows[heads] for heads in model.n_head_kv]
 
 
 def compute_bytes(model: ModelFacts, setting: Setting, first: bool, logits: bool, pipelined: bool) -> int:

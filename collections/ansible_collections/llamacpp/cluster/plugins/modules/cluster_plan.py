@@ -115,19 +115,17 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
-from ansible_collections.llamacpp.cluster.plugins.module_utils._parse import parse
+from ansible_collections.llamacpp.cluster.plugins.module_utils._parse import INSTANCE_KEYS, parse
 from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import Plan, make_plan, plan_json
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import PlanError, Problem
 
 
 def without_keys(instances: Any) -> Any:
-    """Return the instances without their API keys."""
+    """Return the instances without their API keys, and without unknown keys: one may be a misspelt secret."""
     if not isinstance(instances, list):
-        return instances
-    return [
-        {key: value for key, value in instance.items() if key != "api_keys"} if isinstance(instance, dict) else instance
-        for instance in instances
-    ]
+        return []
+    shown = set(INSTANCE_KEYS) - {"api_keys"}
+    return [{key: item[key] for key in item if key in shown} for item in instances if isinstance(item, dict)]
 
 
 def read_model(result: dict[str, Any]) -> ModelFacts | str:
