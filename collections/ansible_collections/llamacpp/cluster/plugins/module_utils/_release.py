@@ -57,6 +57,8 @@ def cmake_arguments(
     Raises :class:`ReleaseError` for an unknown backend, or CUDA without architectures
     (llama.cpp would then build for all it knows, and ``native`` does not survive a copy).
     """
+    if isinstance(architectures, str) or isinstance(extra, str):
+        raise ReleaseError('llamacpp_cuda_architectures and llamacpp_cmake_args are lists: write ["70"], not "70"')
     if backend not in BACKENDS:
         raise ReleaseError(
             "llama_cpp_backend = %s: this version of the collection builds %s" % (backend, " and ".join(BACKENDS))
@@ -105,12 +107,13 @@ def release_inputs(
     ``source``: ``kind`` and what names it (url, path, sha256, commit).
     ``platform``: ``os`` (``debian-12``) and ``machine`` (``x86_64``) of the builder.
     """
+    arguments = cmake_arguments(backend, architectures, cmake_args)
     return {
         "release": release,
         "source": {key: source[key] for key in sorted(source) if source[key] is not None},
         "backend": backend,
         "architectures": sorted(architectures),
-        "cmake_args": cmake_arguments(backend, architectures, cmake_args),
+        "cmake_args": arguments,
         "platform": dict(platform),
     }
 

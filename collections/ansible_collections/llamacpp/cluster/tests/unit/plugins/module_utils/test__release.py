@@ -139,3 +139,9 @@ def test_probable_cause(log, word):
 @pytest.mark.parametrize(("release", "number"), [("b11434", 11434), ("b0", 0), ("v1.2", None), ("b12x", None)])
 def test_build_number(release, number):
     assert _release.build_number(release) == number
+
+
+@pytest.mark.parametrize("arguments", [("cuda", "70"), ("cpu", [], "-DGGML_LTO=ON")])
+def test_text_instead_of_a_list_is_refused(arguments):
+    with pytest.raises(_release.ReleaseError, match="are lists"):
+        _release.cmake_arguments(*arguments)
