@@ -207,7 +207,7 @@ def node_name(known: Sequence[str]) -> Check[str]:
     def check(value: object) -> str:
         if not isinstance(value, str) or value not in known:
             raise Rejected(
-                "%s is no node of the inventory%s; known are %s" % (value, nearest(str(value), known), listing(known))
+                "%s is no node of the inventory (%s)%s" % (value, listing(known), nearest(str(value), known))
             )
         return value
 

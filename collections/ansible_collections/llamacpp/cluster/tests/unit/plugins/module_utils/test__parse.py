@@ -169,13 +169,12 @@ def test_no_instances_is_fine():
         ),
         (
             {"nodes": ["node1", "nod2"]},
-            '.nodes = ["node1", "nod2"]: nod2 is no node of the inventory; did you mean node2?; '
-            "known are node1, node2, node3, node4, node5, node6",
+            '.nodes = ["node1", "nod2"]: nod2 is no node of the inventory '
+            "(node1, node2, node3, node4, node5, node6); did you mean node2?",
         ),
         (
             {"head": "elsewhere"},
-            ".head = elsewhere: elsewhere is no node of the inventory; "
-            "known are node1, node2, node3, node4, node5, node6",
+            ".head = elsewhere: elsewhere is no node of the inventory (node1, node2, node3, node4, node5, node6)",
         ),
         (
             {"nodes": ["node1", "node2", "node1"]},
