@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Device, Instance
-from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import Problem, listing
+from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import Problem, listing, size_text
 
 MINIMUM_PYTHON = (3, 9)
 # Distribution id of os-release -> major versions. What is not here may work, but nobody looked.
@@ -189,9 +189,9 @@ def _check_build(declared: Declared, nodes: Mapping[str, NodeFacts]) -> list[Pro
             problems.append(
                 Problem(
                     "free disk of %s for %s" % (name, declared.settings.build_dir),
-                    "%d MiB" % (free >> 20),
-                    "building llama.cpp takes %d MiB; free some space, or set llamacpp_build_dir to another disk"
-                    % (needed >> 20),
+                    size_text(free),
+                    "building llama.cpp takes %s; free some space, or set llamacpp_build_dir to another disk"
+                    % size_text(needed),
                 )
             )
     return problems
@@ -233,8 +233,8 @@ def check_model_disk(
     return [
         Problem(
             "free disk of %s for %s" % (instance.head, declared.settings.models_dir),
-            "%d MiB" % (free >> 20),
-            "the model of %s takes %d MiB; free some space, or set llamacpp_models_dir to another disk"
-            % (instance.name, needed >> 20),
+            size_text(free),
+            "the model of %s takes %s; free some space, or set llamacpp_models_dir to another disk"
+            % (instance.name, size_text(needed)),
         )
     ]

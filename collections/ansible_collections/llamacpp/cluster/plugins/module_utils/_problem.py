@@ -61,6 +61,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return "; did you mean %s?" % close[0] if close else ""
 
 
+def size_text(size: int) -> str:
+    """Return a number of bytes as people say it: MiB, or GiB from ten of them on."""
+    return "%d MiB" % (size >> 20) if size < 10 << 30 else "%.1f GiB" % (size / (1 << 30))
+
+
 def listing(words: Iterable[str]) -> str:
     """Join words for a message; says ``none`` when there is none."""
     return ", ".join(words) or "none"

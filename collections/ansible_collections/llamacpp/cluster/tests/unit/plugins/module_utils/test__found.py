@@ -128,7 +128,7 @@ def model_disk(**changes):
 
 def test_a_disk_too_small_for_the_model():
     assert model_disk() == [
-        "free disk of node1 for /var/lib/llamacpp/models = 1024 MiB: the model of demo takes 10752 MiB; "
+        "free disk of node1 for /var/lib/llamacpp/models = 1024 MiB: the model of demo takes 10.5 GiB; "
         "free some space, or set llamacpp_models_dir to another disk"
     ]
 

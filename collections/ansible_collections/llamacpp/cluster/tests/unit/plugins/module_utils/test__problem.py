@@ -11,6 +11,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import (
     Problem,
     nearest,
     show,
+    size_text,
 )
 
 
@@ -44,3 +45,13 @@ def test_all_problems_at_once():
 def test_nearest_name():
     assert nearest("contxt", ["context", "parallel"]) == "; did you mean context?"
     assert nearest("zzz", ["context"]) == ""
+
+
+def test_sizes():
+    assert [size_text(size << 20) for size in (0, 1, 10239, 10240, 81920 + 512)] == [
+        "0 MiB",
+        "1 MiB",
+        "10239 MiB",
+        "10.0 GiB",
+        "80.5 GiB",
+    ]
