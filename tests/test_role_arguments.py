@@ -56,7 +56,8 @@ def imported_entries(node: Any) -> set[tuple[str, str]]:
         if key == "roles":
             found |= {(item if isinstance(item, str) else item["role"], "main") for item in value}
         elif key.split(".")[-1] in ("import_role", "include_role"):
-            found.add((value["name"], value.get("tasks_from", "main").removesuffix(".yml")))
+            entry = value.get("tasks_from", "main").removesuffix(".yml")
+            found |= {(value["name"].replace("{{ item }}", str(item)), entry) for item in node.get("loop", [None])}
         else:
             found |= imported_entries(value)
     return {(name.removeprefix("llamacpp.cluster."), entry) for name, entry in found}
