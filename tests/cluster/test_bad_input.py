@@ -96,7 +96,7 @@ def test_disk_too_small_for_the_build(cluster: Cluster) -> None:
         "llamacpp_build",
         "node2",
         "GiB",
-        llamacpp_build_bytes=1 << 60,
+        llamacpp_build_bytes_needed=1 << 50,
         llamacpp_cmake_args=["-DGGML_LTO=OFF"],
     )
 

@@ -208,7 +208,7 @@ def test_worker_that_dies_is_back_and_so_is_the_answer(cluster: Cluster) -> None
 def test_node_that_loses_power_comes_back_and_serves_again(cluster: Cluster) -> None:
     cluster.lab.kill("node2")
     run = cluster.site().failed()
-    assert "node2" in run.output
+    assert "llamacpp_instances[0].nodes" in run.output
     assert "demo" in run.output
     cluster.lab.start("node2")
 
