@@ -6,7 +6,10 @@ The tests of this file are one story: each stands on the state that the one befo
 from __future__ import annotations
 
 import copy
+import hashlib
+import tarfile
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -230,6 +233,26 @@ def test_release_that_lost_a_file_is_installed_again(cluster: Cluster) -> None:
         cluster.shell("node3", f"test -x /opt/llamacpp/releases/{release}/bin/llama-bench && echo there").strip()
         == "there"
     )
+
+
+def test_build_that_fails_says_why_and_never_becomes_current(cluster: Cluster, tmp_path: Path) -> None:
+    """A source whose CMakeLists.txt is broken: the log stays, the cluster goes on with what it has."""
+    (tmp_path / "broken" / "ggml").mkdir(parents=True)
+    (tmp_path / "broken" / "CMakeLists.txt").write_text('message(FATAL_ERROR "this source is broken")\n', "utf-8")
+    archive = tmp_path / "broken.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "broken", arcname="broken")
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    before = cluster.invocations()
+    current = cluster.shell("node1", "readlink /opt/llamacpp/current")
+    source = {"kind": "archive", "path": str(archive), "sha256": sha256}
+    run = cluster.site(llamacpp_release="b1", llamacpp_source=source, llamacpp_plan_path="").failed()
+    assert "this source is broken" in run.output
+    log = cluster.shell("node2", "cat /var/cache/llamacpp/build/b1-cpu-*.log")
+    assert "this source is broken" in log
+    assert cluster.shell("node1", "readlink /opt/llamacpp/current") == current
+    assert cluster.invocations() == before
+    assert cluster.chat("demo")
 
 
 def test_reset_leaves_nothing_but_the_models(cluster: Cluster) -> None:
