@@ -115,8 +115,11 @@ class ModelFile:
         self.wanted: str | None = (module.params["sha256"] or "").lower() or None
         self.progress = Progress(module.params["progress_file"])
 
-    def recorded(self) -> str:
-        """Return the sha256 of ``dest`` from its record; empty when the file is not the recorded one."""
+    def recorded(self, any_source: bool = False) -> str:
+        """Return the sha256 of ``dest`` from its record; empty when the file is not the recorded one.
+
+        ``any_source``: also when the record speaks of another source file than the one that is declared now.
+        """
         try:
             with open(self.record, encoding="utf-8") as stream:
                 record = json.load(stream)
@@ -124,7 +127,7 @@ class ModelFile:
         except (FileNotFoundError, ValueError):
             return ""
         same = [info.st_size, info.st_mtime_ns, info.st_ino] == [record.get(k) for k in ("bytes", "mtime_ns", "inode")]
-        if not self.wanted and self.params["stamp"] != record.get("stamp"):
+        if not any_source and not self.wanted and self.params["stamp"] != record.get("stamp"):
             return ""
         return str(record.get("sha256", "")) if same else ""
 
@@ -208,8 +211,8 @@ class ModelFile:
                 "url = %s: the connection broke after %d of %d bytes; run again to go on" % (url, done, total)
             )
 
-    def bring(self) -> str:
-        """Bring the file and rename it into place; return its sha256."""
+    def bring(self) -> tuple[str, bool]:
+        """Bring the file and rename it into place; return its sha256 and whether that changed anything."""
         directory = os.path.dirname(self.dest)
         os.makedirs(directory, mode=0o755, exist_ok=True)
         if self.params["incoming"]:
@@ -229,12 +232,19 @@ class ModelFile:
             raise
         if source == self.params["path"]:
             self.link(source)
+        elif found == self.recorded(any_source=True):
+            # The same bytes from a newer file. The record keeps its time: whoever reads the model need not start anew.
+            os.unlink(source)
+            written = os.stat(self.record)
+            self.write_record(found)
+            os.utime(self.record, ns=(written.st_atime_ns, written.st_mtime_ns))
+            return found, False
         else:
             os.chown(source, 0, 0)
             os.chmod(source, 0o644)
             os.rename(source, self.dest)
         self.write_record(found)
-        return found
+        return found, True
 
     def link(self, source: str) -> None:
         """Make ``dest`` another name of ``source``: a hard link, or a symbolic one across file systems."""
@@ -278,7 +288,7 @@ def main() -> None:
         found = model.in_place()
         changed = not found
         if changed and not module.check_mode and not module.params["probe"]:
-            found = model.bring()
+            found, changed = model.bring()
         elif found and not model.recorded() and not module.check_mode:
             model.write_record(found)
     except (ModelError, OSError) as error:

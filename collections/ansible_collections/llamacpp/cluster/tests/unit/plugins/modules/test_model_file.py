@@ -178,3 +178,23 @@ def test_file_that_was_touched_is_looked_at_again(run_module, dest):
         stream.write(b"\xff")
     probed = run_module(model_file, src="/there", dest=str(dest), stamp="1", sha256=SHA256, probe=True)
     assert probed["present"] is False
+
+
+def test_same_bytes_from_a_newer_source_change_nothing(run_module, dest):
+    upload(run_module, dest, MODEL, stamp="1")
+    record = dest.parent / "m.gguf.json"
+    before = dest.stat().st_ino, record.stat().st_mtime_ns
+    assert upload(run_module, dest, MODEL, stamp="2")["changed"] is False
+    assert (dest.stat().st_ino, record.stat().st_mtime_ns) == before
+    assert files(dest) == ["m.gguf", "m.gguf.json"]
+    assert run_module(model_file, src="/there", dest=str(dest), stamp="2", probe=True)["present"] is True
+
+
+def test_new_bytes_replace_the_old_ones_and_the_record_says_when(run_module, dest):
+    upload(run_module, dest, MODEL, stamp="1")
+    record = dest.parent / "m.gguf.json"
+    before = record.stat().st_mtime_ns
+    changed = llama() + b"\0" * 32
+    assert upload(run_module, dest, changed, stamp="2")["changed"] is True
+    assert dest.read_bytes() == changed
+    assert record.stat().st_mtime_ns > before
