@@ -94,7 +94,9 @@ def test_nothing_listens():
     assert "nothing listens on 127.0.0.1:1 yet" in said
 
 
-@pytest.mark.parametrize(("status", "rc", "words"), [(200, 0, ""), (503, 1, "loading the model"), (404, 1, "answers 404")])
+@pytest.mark.parametrize(
+    ("status", "rc", "words"), [(200, 0, ""), (503, 1, "loading the model"), (404, 1, "answers 404")]
+)
 def test_health(status, rc, words):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):

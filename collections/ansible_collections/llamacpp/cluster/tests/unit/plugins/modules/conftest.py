@@ -9,15 +9,15 @@ import json
 import pytest
 
 
-@pytest.fixture()
+@pytest.fixture
 def run_module(monkeypatch, capsys):
     """Return a function that runs a module's main() and returns what it says, as a dictionary."""
     testing = pytest.importorskip("ansible.module_utils.testing")
 
     def run(module, check=False, diff=False, **arguments):
-        with testing.patch_module_args(dict(arguments, _ansible_check_mode=check, _ansible_diff=diff)):
-            with pytest.raises(SystemExit):
-                module.main()
+        given = dict(arguments, _ansible_check_mode=check, _ansible_diff=diff)
+        with testing.patch_module_args(given), pytest.raises(SystemExit):
+            module.main()
         return json.loads(capsys.readouterr().out)
 
     return run

@@ -15,7 +15,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._release import d
 from ansible_collections.llamacpp.cluster.plugins.modules import llama_release
 
 SERVER = "#!/bin/sh\necho 'version: 1 (build 7)'\n"
-FOREIGN = "#!/bin/sh\necho \"libc.so.6: version GLIBC_2.99 not found\" >&2\nexit 1\n"
+FOREIGN = '#!/bin/sh\necho "libc.so.6: version GLIBC_2.99 not found" >&2\nexit 1\n'
 
 
 @pytest.fixture

@@ -75,9 +75,7 @@ def test_git_commit(run_module, repository, tmp_path):
 def test_git_release_that_does_not_exist(run_module, repository, tmp_path):
     url = str(repository[0])
     for check in (False, True):
-        result = run_module(
-            llama_source, check=check, release="b3", kind="git", url=url, cache=str(tmp_path / "cache")
-        )
+        result = run_module(llama_source, check=check, release="b3", kind="git", url=url, cache=str(tmp_path / "cache"))
         assert result["failed"]
         assert "llamacpp_release = b3" in result["msg"]
         assert "the nearest are b2, b1" in result["msg"]
@@ -100,7 +98,13 @@ def test_check_mode_fetches_nothing(run_module, repository, tmp_path):
 def test_archive(run_module, tarball, tmp_path):
     path, sha256 = tarball
     result = run_module(
-        llama_source, release="b7", kind="archive", path=str(path), sha256=sha256, commit="abc", cache=str(tmp_path / "c")
+        llama_source,
+        release="b7",
+        kind="archive",
+        path=str(path),
+        sha256=sha256,
+        commit="abc",
+        cache=str(tmp_path / "c"),
     )
     assert (result["changed"], result["sha256"], result["commit"], result["build_number"]) == (True, sha256, "abc", 7)
 

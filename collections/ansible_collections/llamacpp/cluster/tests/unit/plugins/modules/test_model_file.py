@@ -8,6 +8,7 @@ import hashlib
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -29,7 +30,7 @@ def server():
 
     class Handler(BaseHTTPRequestHandler):
         cut = None
-        asked = []
+        asked: ClassVar[list] = []
 
         def do_GET(self):
             start = 0
@@ -56,6 +57,7 @@ def server():
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=listening.serve_forever, daemon=True).start()
+    Handler.asked.clear()
     Handler.url = "http://127.0.0.1:%d/m.gguf" % listening.server_port
     yield Handler
     listening.shutdown()
