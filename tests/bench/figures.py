@@ -95,7 +95,7 @@ def verdicts(figures: Figures) -> list[Verdict]:
         found.append(
             Verdict(
                 f"what each node adds to it, {sizes[0]} to {sizes[-1]} nodes",
-                f"{slope:.2f} s = {slope / yardstick:.1f} x the {yardstick:.2f} s of `ansible.builtin.setup`",
+                f"{slope:.2f} s = {times(slope, yardstick)} x the {yardstick:.2f} s of `ansible.builtin.setup`",
                 f"at most {GOAL_SLOPE} s",
                 slope <= GOAL_SLOPE,
             )
@@ -120,6 +120,21 @@ def verdict_rows(figures: Figures) -> list[list[str]]:
     return [["What", "Figure", "Goal", ""], *rows]
 
 
+def times(value: float, yardstick: float) -> str:
+    """How many times the yardstick; a slope that was not found to be above zero is none."""
+    return f"{value / yardstick:.1f}" if yardstick > 0 else "?"
+
+
+def stretched(a_node: Figures, nodes: int = 1000) -> str:
+    """What the slopes say of many nodes, in a sentence."""
+    site = a_node["site"]
+    return (
+        f"By these slopes a run over {nodes:,} nodes that changes nothing costs Ansible"
+        f" {nodes * site['control_cpu']:,.0f} s of processor time, {nodes * site['main_cpu']:,.0f} s of it in its main"
+        f" process, and every node {site['nodes_cpu']:.1f} s, which nodes that are machines spend side by side."
+    )
+
+
 def size_rows(points: Sequence[Figures], a_node: Figures | None) -> list[list[str]]:
     """A table of the sizes, its head first; ``a_node`` becomes its last row."""
     head = ["Nodes", "`site.yml`, s", "`setup`, s", "Ratio"]
@@ -135,7 +150,7 @@ def _times(kinds: Figures, digits: int) -> list[str]:
     site, setup = kinds["site"], kinds["setup"]
     wall, control, main, nodes = ([f"{kind[unit]:.{digits}f}" for kind in (site, setup)] for unit in UNITS)
     control = [f"{whole} ({part})" for whole, part in zip(control, main, strict=True)]
-    return [*wall, f"{site['seconds'] / setup['seconds']:.1f}", *control, *nodes]
+    return [*wall, times(site["seconds"], setup["seconds"]), *control, *nodes]
 
 
 def span_rows(points: Sequence[Figures]) -> list[list[str]]:
@@ -177,7 +192,10 @@ def report(figures: Figures) -> str:
     machine = figures["machine"]
     parts = [markdown(verdict_rows(figures))]
     if points := sizes_of(figures):
-        parts.append(markdown(size_rows(points, figures.get("scale", {}).get("a_node"))))
+        a_node = figures.get("scale", {}).get("a_node")
+        parts.append(markdown(size_rows(points, a_node)))
+        if a_node:
+            parts.append(stretched(a_node))
         parts.append(markdown(span_rows(points)))
     parts.append(
         "Medians; in brackets, the part of Ansible's main process, which no second core can share."

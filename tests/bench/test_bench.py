@@ -85,11 +85,26 @@ def test_slope_is_that_of_a_line() -> None:
     assert found["a_node"]["setup"]["seconds"] == pytest.approx(0.125)
 
 
+def test_slopes_are_stretched_to_a_thousand_nodes() -> None:
+    scale = figures.scaled([point(size, 8.0 + size, 2.0) for size in (3, 6)])
+    said = (
+        "over 1,000 nodes that changes nothing costs Ansible 500 s of processor time, 250 s of it in its main process"
+    )
+    assert said in figures.stretched(scale["a_node"])
+    assert figures.stretched(scale["a_node"]) in figures.report(measured(scale=scale))
+
+
 @pytest.mark.parametrize(("site", "met"), [(8.0, True), (8.2, False)])
 def test_a_goal_is_met_or_not(site: float, met: bool) -> None:
     (verdict,) = figures.verdicts(measured(noop=point(3, site, 2.0)))
     assert verdict.met is met
     assert ("not met" in figures.report(measured(noop=point(3, site, 2.0)))) is not met
+
+
+def test_a_slope_of_fact_gathering_that_drowned_in_noise_is_no_yardstick() -> None:
+    scale = figures.scaled([point(3, 9.0, 2.0), point(6, 12.0, 2.0)])
+    (verdict,) = figures.verdicts(measured(scale=scale))
+    assert verdict.figure.startswith("1.00 s = ? x the 0.00 s")
 
 
 def test_every_part_has_its_verdict() -> None:
