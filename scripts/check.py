@@ -89,7 +89,12 @@ STAGES = (
         "ansible-test sanity (a minute the first time)",
         ((str(BIN / "python"), "scripts/sanity.py"),),
     ),
-    Stage("lab", "pytest on real nodes (minutes; the first time it builds llama.cpp)", (pytest("-m", "lab"),), True),
+    Stage(
+        "lab",
+        "pytest on real nodes (minutes; the first time it builds llama.cpp)",
+        (pytest("-m", "lab", "--verbose", "--capture=tee-sys"),),
+        True,
+    ),
     Stage(
         "molecule",
         "the default scenario: create, converge, idempotence, verify, destroy",

@@ -9,7 +9,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +19,8 @@ import yaml
 from fixtures import LiveLab
 
 ROOT = Path(__file__).resolve().parents[2]
+# Of what a run says, what shows that it gets on: its tasks, and the progress of long ones.
+SHOWN = ("TASK [", "    node")
 KEY = "a-key-that-no-output-may-show"
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
@@ -87,7 +88,7 @@ class Cluster:
         ]
 
     def run(self, playbook: str, *arguments: str, **changes: Any) -> Run:
-        """Run a playbook to its end; what it says passes through, so that a long run can be watched."""
+        """Run a playbook to its end; its tasks and their progress pass through."""
         lines = []
         with subprocess.Popen(
             self.command(playbook, *arguments, **changes),
@@ -101,7 +102,8 @@ class Cluster:
             assert process.stdout
             for line in process.stdout:
                 lines.append(line)
-                sys.stdout.write(line)
+                if line.startswith(SHOWN):
+                    print(line.rstrip()[:120], flush=True)
         return Run(process.returncode, "".join(lines))
 
     def run_killed_after(self, seconds: float, playbook: str, marker: str, **changes: Any) -> bool:
