@@ -17,6 +17,7 @@ class FilterModule:
         """Return name -> function."""
         return {
             "api_keys": _units.api_keys,
+            "heads_to_key": _units.heads_to_key,
             "digest": _units.digest,
             "endpoints": endpoints,
             "local_endpoint": _units.local_endpoint,

@@ -82,6 +82,28 @@ def api_keys(instances: Iterable[Mapping[str, Any]], name: str) -> str:
     return ""
 
 
+def heads_to_key(
+    heads: Iterable[Mapping[str, Any]],
+    instances: Sequence[Mapping[str, Any]],
+    managed: Mapping[str, Mapping[str, str] | None],
+    user: str,
+) -> list[Mapping[str, Any]]:
+    """Select the heads whose key file is missing or has other content, mode or owner than it should.
+
+    ``managed``: node_info's ``managed`` of the node.
+    """
+    return [
+        head
+        for head in heads
+        if managed.get(head["api_key_file"])
+        != {
+            "sha256": hashlib.sha256(api_keys(instances, head["name"]).encode()).hexdigest(),
+            "mode": "0600",
+            "owner": user,
+        }
+    ]
+
+
 def model_files(instance: Mapping[str, Any]) -> list[dict[str, Any]]:
     """List the files of an instance's model: ``path`` or ``url`` to take, ``on``, ``dest``, ``sha256``.
 

@@ -27,6 +27,16 @@ options:
     type: list
     elements: path
     default: []
+  managed:
+    description: Files to say content, mode and owner of, so that a run need not ask for each of them again.
+    type: list
+    elements: path
+    default: []
+  users:
+    description: Users to say the presence of.
+    type: list
+    elements: str
+    default: []
   prefix:
     description: Directory that holds C(releases/).
     type: path
@@ -98,6 +108,13 @@ node:
     files:
       description: Size in bytes, or null, by file of O(files) and O(store).
       type: dict
+    managed:
+      description: C(sha256), C(mode) and C(owner), or null, by file of O(managed).
+      type: dict
+    users:
+      description: Those of O(users) that are there.
+      type: list
+      elements: str
     devices:
       description: >-
         C(kind), C(name), C(index), C(memory_bytes), C(free_bytes) and C(compute_capability) of each GPU,
@@ -125,13 +142,14 @@ node:
 
 import os
 import platform
+import pwd
 import socket
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _node
-from ansible_collections.llamacpp.cluster.plugins.module_utils._release import complete
+from ansible_collections.llamacpp.cluster.plugins.module_utils._release import complete, file_sha256
 
 # A service on its way up, or down, is still ours.
 RUNNING_STATES = ("active", "activating", "reloading", "deactivating")
@@ -159,6 +177,26 @@ def disk(path: str) -> dict[str, int]:
         path = os.path.dirname(path)
     info = os.statvfs(path)
     return {"free_bytes": info.f_bavail * info.f_frsize, "total_bytes": info.f_blocks * info.f_frsize}
+
+
+def owner_id(name: str) -> int | None:
+    """Return the id of a user; None when there is none of that name."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def managed(path: str) -> dict[str, str] | None:
+    """Return sha256, mode (octal) and owner's name (or id) of a file; None when it is not there."""
+    if not os.path.isfile(path):
+        return None
+    info = os.stat(path)
+    try:
+        owner = pwd.getpwuid(info.st_uid).pw_name
+    except KeyError:
+        owner = str(info.st_uid)
+    return {"sha256": file_sha256(path), "mode": "%04o" % (info.st_mode & 0o7777), "owner": owner}
 
 
 class NodeInfo:
@@ -276,6 +314,8 @@ class NodeInfo:
             "addresses": self.addresses(),
             "disks": {path: disk(path) for path in params["disks"]},
             "files": self.files(),
+            "managed": {path: managed(path) for path in params["managed"]},
+            "users": [name for name in params["users"] if owner_id(name) is not None],
             "devices": self.devices(memory, processor["name"] or platform.machine()),
             "releases": self.releases(),
             "current_release": self.current_release(),
@@ -292,6 +332,8 @@ def main() -> None:
             "disks": {"type": "list", "elements": "path", "default": []},
             "files": {"type": "list", "elements": "path", "default": []},
             "store": {"type": "path"},
+            "managed": {"type": "list", "elements": "path", "default": []},
+            "users": {"type": "list", "elements": "str", "default": []},
             "prefix": {"type": "path", "default": "/opt/llamacpp"},
             "unit_directory": {"type": "path", "default": "/etc/systemd/system"},
         },

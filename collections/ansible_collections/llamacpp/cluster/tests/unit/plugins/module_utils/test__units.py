@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _units
@@ -99,3 +101,15 @@ def test_model_file_keeps_its_source_under_another_name():
 )
 def test_watched_files(key_file, watched):
     assert _units.watched_files({"api_key_file": key_file, "model": {"files": ["/m/a.gguf"]}}) == watched
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [({}, False), ({"mode": "0644"}, True), ({"owner": "root"}, True), ({"sha256": "0" * 64}, True), (None, True)],
+)
+def test_heads_to_key(change, missing):
+    heads = [{"name": "a", "api_key_file": "/k/a"}]
+    right = {"sha256": hashlib.sha256(b"one\n").hexdigest(), "mode": "0600", "owner": "llamacpp"}
+    managed = {"/k/a": None if change is None else dict(right, **change)}
+    chosen = _units.heads_to_key(heads, [{"name": "a", "api_keys": ["one"]}], managed, "llamacpp")
+    assert bool(chosen) is missing
