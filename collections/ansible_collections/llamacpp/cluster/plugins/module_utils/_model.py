@@ -5,61 +5,201 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import Array, GgufError, Header
+from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import Array, GgufError, Header, LongString, Value
 
 # How llama.cpp names the files of a split model (llama_split_path, b11434).
 _SHARD = re.compile(r"^(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 MAX_LAYERS = 512
 
+# enum llama_ftype in llama.cpp's include/llama.h (b11434), as llama.cpp names them. The same
+# as LlamaFileType of the gguf package, which targets do not have; a unit test compares the two.
+FILE_TYPES = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4_MOE",
+    39: "NVFP4",
+    40: "Q1_0",
+}
+
+
+class TensorGroup(NamedTuple):
+    """Tensors that differ in nothing but their layer.
+
+    ``name``: as in the file, with ``*`` for the layer (``blk.*.attn_q.weight``). ``layers``: the
+    blocks that have it in this shape and type; empty for a tensor outside of the blocks.
+    ``shape``: first dimension first. ``nbytes``: of one tensor, without padding.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+    shape: tuple[int, ...]
+    type: str
+    nbytes: int
+
+    @property
+    def count(self) -> int:
+        """How many tensors it stands for."""
+        return len(self.layers) or 1
+
+
+class Shard(NamedTuple):
+    """One file of a model: ``size`` in bytes."""
+
+    name: str
+    size: int
+    tensor_count: int
+
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model's shape. All sizes in bytes; ``layer_bytes`` one entry a layer.
+    """A model as its headers say it; no weights were read. Sizes in bytes.
 
-    ``embed_bytes`` stay in the head's memory, ``output_bytes`` go with the last device. A model
-    whose output is tied to its embedding has the embedding in both, as llama.cpp loads it twice.
-    ``n_head_kv`` has one entry a layer, 0 for a layer without attention.
+    ``file_type``: llama.cpp's name of the quantisation that the file says it has.
+    ``quantisation``: what it really has, bytes of each tensor type. ``metadata``: all keys, with
+    long arrays as ``{"type", "length"}`` and long strings as ``{"length"}``. ``hyperparameters``:
+    the keys of the architecture without its name (``block_count``, ``attention.head_count_kv``;
+    a number, or a list with one a layer), and ``vocab_size``, always. ``sha256``: what was
+    verified, of the first file.
     """
 
+    version: int
+    byte_order: str
+    alignment: int
     architecture: str
     name: str
-    file_type: int | None
-    version: int
-    n_layers: int
-    n_ctx_train: int
-    n_embd: int
-    n_ff: int
-    n_head: int
-    n_head_kv: tuple[int, ...]
-    key_length: int
-    value_length: int
-    n_vocab: int
-    n_tensors: int
-    file_bytes: int
-    files: tuple[str, ...]
+    file_type: str | None
+    quantisation: Mapping[str, int]
+    parameter_count: int
+    file_size: int
+    tensor_count: int
     tensor_bytes: int
-    layer_bytes: tuple[int, ...]
-    embed_bytes: int
-    output_bytes: int
+    shards: tuple[Shard, ...]
+    metadata: Mapping[str, Any]
+    hyperparameters: Mapping[str, Any]
+    tensor_groups: tuple[TensorGroup, ...]
     chat_template: bool
+    license: str | None
     sha256: str | None
 
+    @property
+    def n_layers(self) -> int:
+        """Blocks, those for predicting further tokens included; 0 for what is no model to serve."""
+        return self.number("block_count", 0)
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Tokens of context that it was trained on; 0 when it does not say."""
+        return self.number("context_length", 0)
+
+    def number(self, key: str, default: int) -> int:
+        """Return a hyper-parameter that is one whole number; of a list, the largest."""
+        value = self.hyperparameters.get(key, default)
+        if isinstance(value, (list, tuple)):
+            value = max(value, default=default)
+        return value if isinstance(value, int) else default
+
+    def per_layer(self, key: str, default: int) -> tuple[int, ...]:
+        """Return a hyper-parameter for each layer; files give one number for all, or one a layer."""
+        value = self.hyperparameters.get(key, default)
+        if isinstance(value, (list, tuple)):
+            return tuple(int(item) for item in value[: self.n_layers])
+        return (int(value),) * self.n_layers
+
+    # What follows until as_dict serves the planner of before and goes with it.
+
+    n_embd = property(lambda self: self.number("embedding_length", 0))
+    n_ff = property(lambda self: self.number("feed_forward_length", 0))
+    n_head = property(lambda self: self.number("attention.head_count", 0))
+    n_head_kv = property(lambda self: self.per_layer("attention.head_count_kv", self.n_head))
+    key_length = property(lambda self: self.number("attention.key_length", self.n_embd // max(self.n_head, 1)))
+    value_length = property(lambda self: self.number("attention.value_length", self.n_embd // max(self.n_head, 1)))
+    n_vocab = property(lambda self: self.number("vocab_size", 0))
+    file_bytes = property(lambda self: self.file_size)
+    files = property(lambda self: tuple(shard.name for shard in self.shards))
+
+    @property
+    def layer_bytes(self) -> tuple[int, ...]:
+        found = [0] * self.n_layers
+        for group in self.tensor_groups:
+            for layer in group.layers:
+                found[layer] += group.nbytes
+        return tuple(found)
+
+    @property
+    def embed_bytes(self) -> int:
+        outside = [group for group in self.tensor_groups if not group.layers]
+        return sum(group.nbytes for group in outside if not group.name.startswith("output"))
+
+    @property
+    def output_bytes(self) -> int:
+        outside = {group.name: group.nbytes for group in self.tensor_groups if not group.layers}
+        tied = 0 if "output.weight" in outside else outside.get("token_embd.weight", 0)
+        return tied + sum(size for name, size in outside.items() if name.startswith("output"))
+
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON-able data."""
-        data = asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
+        """Return it as JSON-able data; the layers of a group as ``[first, last]`` ranges."""
+        data = {item.name: getattr(self, item.name) for item in fields(self)}
+        data["shards"] = [dict(shard._asdict()) for shard in self.shards]
+        data["tensor_groups"] = [
+            dict(group._asdict(), layers=_ranges(group.layers), shape=list(group.shape)) for group in self.tensor_groups
+        ]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelFacts:
-        """Undo :meth:`as_dict`; raises :class:`KeyError` for a missing field."""
+        """Undo :meth:`as_dict`; raises :class:`KeyError` for a missing field, ignores others."""
         values: dict[str, Any] = {item.name: data[item.name] for item in fields(cls)}
-        values.update({key: tuple(value) for key, value in values.items() if isinstance(value, list)})
+        values["shards"] = tuple(Shard(item["name"], item["size"], item["tensor_count"]) for item in data["shards"])
+        values["tensor_groups"] = tuple(
+            TensorGroup(
+                item["name"],
+                tuple(layer for first, last in item["layers"] for layer in range(first, last + 1)),
+                tuple(item["shape"]),
+                item["type"],
+                item["nbytes"],
+            )
+            for item in data["tensor_groups"]
+        )
         return cls(**values)
+
+    def with_sha256(self, sha256: str) -> ModelFacts:
+        """Return the same with the checksum that was verified."""
+        return replace(self, sha256=sha256)
 
 
 def shard_names(name: str) -> list[str]:
@@ -86,90 +226,102 @@ def describe(headers: Sequence[Header], files: Sequence[str], sha256: str | None
     (an adapter or a bare vocabulary), no layers, or a set of files that is not complete.
     """
     first = headers[0].values
-    count = _number(headers[0], "split.count", 1)
+    count = first.get("split.count", 1)
     if count not in (len(headers), 0):
-        raise GgufError("split.count", 0, "the model has %d files, %d were found" % (count, len(headers)))
+        raise GgufError("split.count", 0, "the model has %s files, %d were found" % (count, len(headers)))
     architecture = first.get("general.architecture")
     if not isinstance(architecture, str) or not architecture:
         raise GgufError("general.architecture", 0, "it names no architecture, so it is not a model to serve")
-    key = architecture + "."
-    n_layers = _number(headers[0], key + "block_count", 0)
-    if not 1 <= n_layers <= MAX_LAYERS:
+    hyperparameters = _hyperparameters(first, architecture)
+    n_layers = hyperparameters.get("block_count", 0)
+    if isinstance(n_layers, bool) or not isinstance(n_layers, int) or not 1 <= n_layers <= MAX_LAYERS:
         raise GgufError(
-            key + "block_count",
+            architecture + ".block_count",
             0,
-            "%d layers: a model to serve has 1 to %d, an adapter or a bare vocabulary none" % (n_layers, MAX_LAYERS),
+            "%r layers: a model to serve has 1 to %d, an adapter or a bare vocabulary none" % (n_layers, MAX_LAYERS),
         )
-    layers, embed, output = _weights(headers, n_layers)
-    n_embd = _number(headers[0], key + "embedding_length", 0)
-    heads = _per_layer(headers[0], key + "attention.head_count", n_layers, 0)
-    n_head = max(heads)
-    head_size = n_embd // n_head if n_head else 0
-    tokens = first.get("tokenizer.ggml.tokens")
+    for key, value in hyperparameters.items():
+        if key.startswith("attention.head_count") and isinstance(value, list) and len(value) < n_layers:
+            where = "%s.%s" % (architecture, key)
+            raise GgufError(where, 0, "it has %d entries, the model %d layers" % (len(value), n_layers))
     file_type = first.get("general.file_type")
+    license_name = first.get("general.license")
+    quantisation: dict[str, int] = {}
+    for header in headers:
+        for tensor in header.tensors:
+            quantisation[tensor.type_name] = quantisation.get(tensor.type_name, 0) + tensor.nbytes
     return ModelFacts(
+        version=headers[0].version,
+        byte_order="little",
+        alignment=headers[0].alignment,
         architecture=architecture,
         name=str(first.get("general.name", "")),
-        file_type=file_type if isinstance(file_type, int) else None,
-        version=headers[0].version,
-        n_layers=n_layers,
-        n_ctx_train=_number(headers[0], key + "context_length", 0),
-        n_embd=n_embd,
-        n_ff=max(_per_layer(headers[0], key + "feed_forward_length", n_layers, 0)),
-        n_head=n_head,
-        n_head_kv=tuple(_per_layer(headers[0], key + "attention.head_count_kv", n_layers, n_head)),
-        key_length=_number(headers[0], key + "attention.key_length", head_size),
-        value_length=_number(headers[0], key + "attention.value_length", head_size),
-        n_vocab=tokens.length if isinstance(tokens, Array) else _number(headers[0], key + "vocab_size", 0),
-        n_tensors=sum(len(header.tensors) for header in headers),
-        file_bytes=sum(header.file_bytes for header in headers),
-        files=tuple(files),
-        tensor_bytes=sum(tensor.nbytes for header in headers for tensor in header.tensors),
-        layer_bytes=tuple(layers),
-        embed_bytes=embed,
-        output_bytes=output,
+        file_type=FILE_TYPES.get(file_type) if isinstance(file_type, int) else None,
+        quantisation=quantisation,
+        parameter_count=sum(_elements(tensor.shape) for header in headers for tensor in header.tensors),
+        file_size=sum(header.file_bytes for header in headers),
+        tensor_count=sum(len(header.tensors) for header in headers),
+        tensor_bytes=sum(quantisation.values()),
+        shards=tuple(Shard(name, header.file_bytes, len(header.tensors)) for name, header in zip(files, headers)),
+        metadata={key: _plain(value) for key, value in first.items()},
+        hyperparameters=hyperparameters,
+        tensor_groups=_groups(headers, n_layers),
         chat_template="tokenizer.chat_template" in first,
+        license=license_name if isinstance(license_name, str) else None,
         sha256=sha256,
     )
 
 
-def _weights(headers: Sequence[Header], n_layers: int) -> tuple[list[int], int, int]:
-    """Add up the tensors: bytes of every layer, of the input side, of the output side."""
-    layers = [0] * n_layers
-    embed = output = token_embd = 0
-    has_output = False
-    for header in headers:
-        for tensor in header.tensors:
-            match = _LAYER.match(tensor.name)
-            if match:
-                index = int(match.group(1))
-                if index >= n_layers:
-                    raise GgufError(tensor.name, 0, "it belongs to layer %d, the model has %d" % (index, n_layers))
-                layers[index] += tensor.nbytes
-            elif tensor.name.startswith("output"):
-                output += tensor.nbytes
-                has_output = has_output or tensor.name == "output.weight"
-            else:
-                embed += tensor.nbytes
-                if tensor.name == "token_embd.weight":
-                    token_embd = tensor.nbytes
-    return layers, embed, output if has_output else output + token_embd
+def _hyperparameters(values: Mapping[str, Value], architecture: str) -> dict[str, Any]:
+    prefix = architecture + "."
+    found = {key[len(prefix) :]: _plain(value) for key, value in values.items() if key.startswith(prefix)}
+    tokens = values.get("tokenizer.ggml.tokens")
+    # llama.cpp counts the tokens (LLM_KV_VOCAB_SIZE is for models without a vocabulary).
+    found["vocab_size"] = tokens.length if isinstance(tokens, Array) else found.get("vocab_size", 0)
+    return found
 
 
-def _number(header: Header, key: str, default: int) -> int:
-    value = header.values.get(key, default)
-    if isinstance(value, Array) and value.items:
-        value = max(value.items)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise GgufError(key, 0, "%r is not a number that it can have" % (value,))
+def _plain(value: Value) -> Any:
+    if isinstance(value, Array):
+        return {"type": value.type_name, "length": value.length} if value.items is None else list(value.items)
+    if isinstance(value, LongString):
+        return {"length": value.length}
     return value
 
 
-def _per_layer(header: Header, key: str, n_layers: int, default: int) -> list[int]:
-    """Return a hyper-parameter for each layer; files give one number for all, or one a layer."""
-    value = header.values.get(key, default)
-    if isinstance(value, Array):
-        if not value.items or len(value.items) < n_layers:
-            raise GgufError(key, 0, "it has %d entries, the model %d layers" % (value.length, n_layers))
-        return [int(item) for item in value.items[:n_layers]]
-    return [_number(header, key, default)] * n_layers
+def _groups(headers: Sequence[Header], n_layers: int) -> tuple[TensorGroup, ...]:
+    """Gather tensors that differ in nothing but their layer, in the order of the file."""
+    found: dict[tuple[str, tuple[int, ...], str, int], list[int]] = {}
+    for header in headers:
+        for tensor in header.tensors:
+            match = _LAYER.match(tensor.name)
+            name = tensor.name
+            if match:
+                layer = int(match.group(1))
+                if layer >= n_layers:
+                    raise GgufError(name, 0, "it belongs to layer %d, the model has %d" % (layer, n_layers))
+                name = "blk.*." + name[match.end() :]
+            layers = found.setdefault((name, tensor.shape, tensor.type_name, tensor.nbytes), [])
+            if match:
+                layers.append(layer)
+    return tuple(
+        TensorGroup(name, tuple(sorted(layers)), shape, kind, nbytes)
+        for (name, shape, kind, nbytes), layers in found.items()
+    )
+
+
+def _ranges(numbers: Iterable[int]) -> list[list[int]]:
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ranges
+
+
+def _elements(shape: Sequence[int]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product

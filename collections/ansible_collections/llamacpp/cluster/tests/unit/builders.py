@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._ggml_types import by_name
-from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
+from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts, Shard, TensorGroup
 from ansible_collections.llamacpp.cluster.plugins.module_utils._parse import parse
 
 MIB = 1 << 20
@@ -90,32 +90,50 @@ def llama(n_layers: int = 4, name: str = "toy", vocabulary: int = 96, tied: bool
 
 
 def model(n_layers: int = 24, layer: int = 100 * MIB, **changes: Any) -> ModelFacts:
-    """Return the facts of a model with equal layers."""
+    """Return the facts of a llama model with equal layers, all of it of the type I8.
+
+    ``changes``: fields of the facts, ``embed_bytes`` and ``output_bytes``, or hyper-parameters.
+    """
+    outside = {
+        "token_embd.weight": changes.pop("embed_bytes", layer),
+        "output.weight": changes.pop("output_bytes", layer),
+    }
+    groups = [TensorGroup(name, (), (size,), "I8", size) for name, size in outside.items()]
+    groups.insert(1, TensorGroup("blk.*.w", tuple(range(n_layers)), (layer,), "I8", layer))
+    size = sum(group.nbytes * group.count for group in groups)
+    hyperparameters = {
+        "block_count": n_layers,
+        "context_length": 8192,
+        "embedding_length": 1024,
+        "feed_forward_length": 4096,
+        "attention.head_count": 16,
+        "attention.head_count_kv": 8,
+        "attention.key_length": 64,
+        "attention.value_length": 64,
+        "vocab_size": 32000,
+    }
     facts: dict[str, Any] = {
+        "version": 3,
+        "byte_order": "little",
+        "alignment": 32,
         "architecture": "llama",
         "name": "toy",
-        "file_type": 1,
-        "version": 3,
-        "n_layers": n_layers,
-        "n_ctx_train": 8192,
-        "n_embd": 1024,
-        "n_ff": 4096,
-        "n_head": 16,
-        "n_head_kv": (8,) * n_layers,
-        "key_length": 64,
-        "value_length": 64,
-        "n_vocab": 32000,
-        "n_tensors": n_layers + 2,
-        "file_bytes": (n_layers + 2) * layer,
-        "files": ("toy.gguf",),
-        "tensor_bytes": (n_layers + 2) * layer,
-        "layer_bytes": (layer,) * n_layers,
-        "embed_bytes": layer,
-        "output_bytes": layer,
+        "file_type": "F16",
+        "quantisation": {"I8": size},
+        "parameter_count": size,
+        "file_size": size,
+        "tensor_count": n_layers + 2,
+        "tensor_bytes": size,
+        "shards": (Shard("toy.gguf", size, n_layers + 2),),
+        "metadata": {},
+        "hyperparameters": hyperparameters,
+        "tensor_groups": tuple(groups),
         "chat_template": True,
+        "license": None,
         "sha256": None,
     }
-    facts.update(changes)
+    for key, item in changes.items():
+        (facts if key in facts else hyperparameters)[key] = item
     return ModelFacts(**facts)
 
 
