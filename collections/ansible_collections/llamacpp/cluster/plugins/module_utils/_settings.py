@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Union
 
 # In `Estimate.layers` and wherever a layer is placed: not on a device, but in the memory of the host.
 HOST = -1
@@ -37,9 +36,9 @@ class MemoryDevice:
     kind: str
     total: int
     free: int
-    compute_capability: Optional[str] = None
-    host: Optional[str] = None
-    backend: Optional[str] = None
+    compute_capability: str | None = None
+    host: str | None = None
+    backend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,14 @@ class Settings:
 
     ctx_size: int = 0
     parallel: int = 1
-    kv_unified: Optional[bool] = None
+    kv_unified: bool | None = None
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
     flash_attn: str = "auto"
     batch_size: int = 2048
     ubatch_size: int = 512
-    gpu_layers: Union[int, str] = "all"
-    tensor_split: Optional[tuple[float, ...]] = None
+    gpu_layers: int | str = "all"
+    tensor_split: tuple[float, ...] | None = None
     split_mode: str = "layer"
     cpu_moe: bool = False
     n_cpu_moe: int = 0
