@@ -100,7 +100,7 @@ def model(n_layers: int = 24, layer: int = 100 * MIB, **changes: Any) -> ModelFa
     }
     groups = [TensorGroup(name, (), (size,), "I8", size) for name, size in outside.items()]
     groups.insert(1, TensorGroup("blk.*.w", tuple(range(n_layers)), (layer,), "I8", layer))
-    size = sum(group.nbytes * group.count for group in groups)
+    size = sum(group.nbytes * group.copies for group in groups)
     hyperparameters = {
         "block_count": n_layers,
         "context_length": 8192,
