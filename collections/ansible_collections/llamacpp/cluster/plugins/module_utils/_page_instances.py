@@ -1,0 +1,314 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The part of the page that shows the instances: what runs where, in numbers and in words, and what was rejected."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils._page_bar import (
+    PARTS,
+    layer_strip,
+    layers_text,
+    parts_of,
+    total_of,
+)
+from ansible_collections.llamacpp.cluster.plugins.module_utils._page_html import (
+    UNKNOWN,
+    Child,
+    Markup,
+    count,
+    gib,
+    join,
+    mib,
+    mib_free,
+    tag,
+)
+from ansible_collections.llamacpp.cluster.plugins.module_utils._page_nodes import chip, placed_on
+
+STRATEGIES = {
+    "one-device": "one device",
+    "one-node": "one node",
+    "tensor-split": "tensor split",
+    "layer-split": "layer split",
+    "rpc": "RPC over nodes",
+    "partial-offload": "partly on the CPU",
+    "cpu": "CPU only",
+}
+WILDCARDS = ("0.0.0.0", "::")
+
+
+def endpoint(instance: Mapping[str, Any], addresses: Mapping[str, str]) -> str:
+    """Return the address at which people reach an instance; ``addresses``: of nodes, where the name is not enough."""
+    host = str(instance["host"])
+    if host in WILDCARDS:
+        host = addresses.get(instance["head"], instance["head"])
+    return "http://%s:%d/v1" % ("[%s]" % host if ":" in host else host, instance["port"])
+
+
+def overview(plan: Mapping[str, Any], numbers: Mapping[str, int], addresses: Mapping[str, str]) -> Markup:
+    """Return the table with a line an instance."""
+    headings = ("instance", "model", "placement", "where", "context", "needs", "endpoint")
+    rows = [
+        tag(
+            "tr",
+            tag("th", chip(item["name"], numbers), scope="row"),
+            tag("td", _model_name(item), data_label="model"),
+            tag("td", badge(item), data_label="placement"),
+            tag("td", placed_on(item), data_label="where"),
+            tag("td", _slots(item), class_="whole", data_label="context"),
+            tag("td", gib(_needs(item)), class_="number", data_label="needs"),
+            tag("td", tag("code", endpoint(item, addresses)), data_label="endpoint"),
+            data_find=_find(item),
+        )
+        for item in plan["instances"]
+    ]
+    head = tag("tr", *(tag("th", word, scope="col", class_="number" if word == "needs" else None) for word in headings))
+    return tag(
+        "section",
+        tag("h2", "Overview"),
+        tag("table", tag("thead", head), tag("tbody", *rows), class_="lined overview"),
+        id="overview",
+        class_="panel",
+    )
+
+
+def instances_section(plan: Mapping[str, Any], numbers: Mapping[str, int], addresses: Mapping[str, str]) -> Markup:
+    """Return the section with a description of each instance."""
+    articles = [_instance(item, numbers[item["name"]], addresses) for item in plan["instances"]]
+    return tag("section", tag("h2", "Instances"), *articles, id="instances")
+
+
+def badge(instance: Mapping[str, Any]) -> Markup:
+    """Return the strategy of an instance as a small label."""
+    return tag("span", strategy_name(instance["strategy"]), class_="badge")
+
+
+def strategy_name(strategy: str) -> str:
+    """Return what people call a strategy."""
+    return STRATEGIES.get(strategy, strategy)
+
+
+def _find(instance: Mapping[str, Any]) -> str:
+    """Return the words by which the filter finds an instance."""
+    words = [instance["name"], instance["model"]["file"], instance["head"], *instance["nodes"]]
+    return " ".join(map(str, words)).lower()
+
+
+def _model_name(instance: Mapping[str, Any]) -> str:
+    return str(instance["model"]["file"]).rsplit("/", 1)[-1]
+
+
+def _slots(instance: Mapping[str, Any]) -> str:
+    return "%s \u00d7 %s" % (count(instance["parallel"], "slot"), format(instance["context"], ",") + " tokens")
+
+
+def _needs(instance: Mapping[str, Any]) -> int | None:
+    """Return the bytes that an instance takes of all devices and the head's own memory; None when not known."""
+    shares = [*instance["devices"], *([host] if (host := _host(instance)) else [])]
+    totals = [total_of(share) for share in shares]
+    return None if None in totals else sum(total for total in totals if total is not None)
+
+
+def _host(instance: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what an instance takes of the head's own memory, unless one of its devices is that memory."""
+    if any(device["host"] for device in instance["devices"]):
+        return None
+    host: Mapping[str, Any] | None = instance["host_memory"]
+    return host
+
+
+def _instance(instance: Mapping[str, Any], number: int, addresses: Mapping[str, str]) -> Markup:
+    tensor = instance["settings"]["split_mode"] == "tensor"
+    return tag(
+        "article",
+        tag(
+            "header",
+            tag("h3", tag("span", str(number), class_="index"), instance["name"]),
+            badge(instance),
+            _exactness(instance),
+            tag("code", endpoint(instance, addresses), class_="endpoint"),
+        ),
+        tag("p", instance["why"], class_="why"),
+        _facts(instance),
+        _placement(instance, tensor),
+        _choices(instance["choices"]),
+        _alternatives(instance["alternatives"]),
+        _settings(instance["settings"]),
+        _commands(instance),
+        class_="card instance",
+        id="instance-%d" % number,
+        data_find=_find(instance),
+    )
+
+
+def _exactness(instance: Mapping[str, Any]) -> Markup:
+    exact = instance["exact"]
+    if exact is None or _needs(instance) is None:
+        return tag("span", "sizes unknown", class_="badge warn", title="The model's header was not read.")
+    if exact:
+        return tag("span", "exact", class_="badge calm", title="Counted as llama.cpp counts for this architecture.")
+    return tag(
+        "span",
+        "an estimate",
+        class_="badge warn",
+        title="This architecture is not known: weights are exact, the compute buffer is an upper bound.",
+    )
+
+
+def _facts(instance: Mapping[str, Any]) -> Markup:
+    model = instance["model"]
+    workers = ["%s (%s:%s)" % (worker["node"], worker["host"], worker["port"]) for worker in instance["workers"]]
+    layers = None if model["n_layers"] is None else "%s + output" % count(model["n_layers"], "layer")
+    key = ", with an API key" if instance["api_key_file"] else ""
+    facts: list[tuple[str, Child]] = [
+        ("model", join([_model_name(instance), *(", " + item for item in _model_facts(model, layers))])),
+        ("head", "%s, port %s%s" % (instance["head"], instance["port"], key)),
+        ("workers", ", ".join(workers) or "none"),
+        ("context", _slots(instance)),
+        ("unit", instance["unit"]),
+    ]
+    return tag("dl", *(tag("div", tag("dt", word), tag("dd", value)) for word, value in facts), class_="facts")
+
+
+def _model_facts(model: Mapping[str, Any], layers: str | None) -> list[str]:
+    found = [model["architecture"], layers, gib(model["bytes"]) if model["bytes"] is not None else None]
+    return [str(fact) for fact in found if fact]
+
+
+def _placement(instance: Mapping[str, Any], tensor: bool) -> Markup:
+    """Return the strip of layers and the table of devices, exact to the MiB."""
+    headings = ("node", "device", "layers", *PARTS, "total", "free")
+    rows = [
+        _share(device["node"], device["device"], device["name"], layers_text(device), device, device["free_bytes"])
+        for device in instance["devices"]
+    ]
+    host = _host(instance)
+    if host:
+        rows.append(_share(instance["head"], "host memory", "", "", host, None))
+    head = tag(
+        "tr", *(tag("th", word, scope="col", class_="number" if word in headings[3:] else None) for word in headings)
+    )
+    caption = "Each device holds a slice of every layer" if tensor else "Layers in the order of the devices"
+    return tag(
+        "div",
+        tag("h4", caption),
+        layer_strip(instance["devices"], tensor),
+        tag("table", tag("thead", head), tag("tbody", *rows), class_="lined shares"),
+        class_="placement",
+    )
+
+
+def _share(node: str, device: str, hardware: str, layers: str, use: Mapping[str, Any], free: int | None) -> Markup:
+    cells = [
+        tag("th", node, scope="row"),
+        tag("td", device, tag("span", hardware, class_="quiet hardware") if hardware else None, data_label="device"),
+        tag("td", layers, data_label="layers"),
+        *(tag("td", mib(size), class_="number", data_label=part) for part, size in parts_of(use).items()),
+        tag("td", tag("b", mib(total_of(use))), class_="number", data_label="total"),
+        tag("td", mib_free(free) if free is not None else "", class_="number", data_label="free"),
+    ]
+    return tag("tr", *cells)
+
+
+def _choices(choices: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Return the reasons in words; what was rejected folds out."""
+    if not choices:
+        return None
+    items = []
+    for choice in choices:
+        rejected = choice["rejected"]
+        lines = [
+            tag("li", tag("b", option["option"]), tag("span", option["why"], class_="reason")) for option in rejected
+        ]
+        summary = "%s rejected" % count(len(rejected), "option")
+        items.append(
+            tag(
+                "div",
+                tag("dt", choice["what"]),
+                tag(
+                    "dd",
+                    tag("b", choice["chosen"]),
+                    tag("span", choice["why"], class_="reason"),
+                    tag("details", tag("summary", summary), tag("ul", *lines)) if lines else None,
+                ),
+            )
+        )
+    return tag("div", tag("h4", "Why so"), tag("dl", *items, class_="choices"))
+
+
+def _alternatives(alternatives: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Return the placements that would be possible, best first."""
+    if not alternatives:
+        return None
+    headings = ("rank", "placement", "nodes", "quantisation", "context", "needs", "headroom", "cost", "why")
+    numeric = ("rank", "context", "needs", "headroom", "cost")
+    rows = []
+    for item in alternatives:
+        values: dict[str, Child] = {
+            "rank": str(item["rank"]),
+            "placement": "%s, %s" % (strategy_name(item["strategy"]), count(item["devices"], "device")),
+            "nodes": ", ".join(item["nodes"]),
+            "quantisation": item["quant"] or UNKNOWN,
+            "context": format(item["ctx_size"], ","),
+            "needs": gib(item["total_bytes"]),
+            "headroom": gib(item["headroom_bytes"]),
+            "cost": format(item["cost"], ",.4g"),
+            "why": item["why"],
+        }
+        cells = [
+            tag("td", values[word], class_="number" if word in numeric else None, data_label=word) for word in headings
+        ]
+        rows.append(tag("tr", *cells))
+    head = tag("tr", *(tag("th", word, scope="col", class_="number" if word in numeric else None) for word in headings))
+    return tag(
+        "details",
+        tag("summary", "All %s, best first" % count(len(rows), "possible placement")),
+        tag("table", tag("thead", head), tag("tbody", *rows), class_="lined alternatives"),
+    )
+
+
+def _settings(settings: Mapping[str, Any]) -> Markup:
+    items = [
+        tag("div", tag("dt", tag("code", name)), tag("dd", _setting(value))) for name, value in sorted(settings.items())
+    ]
+    return tag("details", tag("summary", "Settings"), tag("dl", *items, class_="settings"))
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return "llama-server's own"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, (list, tuple)):
+        return " : ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def _commands(instance: Mapping[str, Any]) -> Markup:
+    """Return what the units of an instance start, ready to be copied."""
+    blocks = [_command("%s, head" % instance["head"], "llama-server", instance["args"])]
+    blocks += [
+        _command("%s, worker" % worker["node"], "ggml-rpc-server", worker["args"]) for worker in instance["workers"]
+    ]
+    summary = "Command line" if len(blocks) == 1 else "Command lines"
+    return tag("details", tag("summary", summary), *blocks)
+
+
+def _command(where: str, program: str, arguments: Sequence[Any]) -> Markup:
+    """Return a command line, an option a line."""
+    lines = [program]
+    for argument in map(str, arguments):
+        word = shlex.quote(argument)
+        if argument.startswith("-"):
+            lines.append("  " + word)
+        else:
+            lines[-1] += " " + word
+    return tag(
+        "figure",
+        tag("figcaption", where, tag("button", "Copy", type="button", hidden=True, data_copy=True)),
+        tag("pre", tag("code", " \\\n".join(lines)), tabindex=0),
+        class_="command",
+    )
