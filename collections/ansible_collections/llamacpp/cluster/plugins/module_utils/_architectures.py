@@ -45,8 +45,8 @@ KNOWN = (
         " hunyuan_vl hy_v3 hy_v4 internlm2 jais jais2 laguna llama llama-embed llama4 maincoder maple mellum mimo2"
         " minicpm minicpm3 minimax-m2 minimax-m3 mistral3 mistral4 mpt muse-glimmer nanbeige nemotron olmo olmo2"
         " olmoe openelm orion paddleocr pangu-embedded phi2 phi3 phimoe plamo plamo3 plm pockettts qwen qwen2 qwen2moe"
-        " qwen2vl qwen3 qwen3moe qwen3tts qwen3vl qwen3vlmoe refact seed_oss smallthinker smollm3 spark2_5 stablelm starcoder"
-        " starcoder2 step35 t5 t5encoder talkie xverse"
+        " qwen2vl qwen3 qwen3moe qwen3tts qwen3vl qwen3vlmoe refact seed_oss smallthinker smollm3 spark2_5"
+        " stablelm starcoder starcoder2 step35 t5 t5encoder talkie xverse"
     )
 )
 

@@ -1,116 +1,221 @@
 # Copyright: (c) 2026, the llamacpp.cluster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Estimate what an instance takes on each device, in bytes.
+"""What a model takes on every device and in the head's memory, as llama.cpp b11434 would reserve it.
 
-Simple on purpose, and the next thing to grow. For dense transformers with grouped-query
-attention it is within 1 % of what llama-server b11434 allocates; weights are right for every
-architecture. The context of sliding windows and of latent attention is estimated too high,
-recurrent state is left out, and so are the f16 copy of a quantised cache and the padding of
-quantised rows on CUDA. Where it is wrong an operator switches llamacpp_memory_check off.
+The façade over weights, context, compute buffers and what a process takes beside them. Pure: it
+reads no file and asks no device. Weights and context are llama.cpp's to the byte, but for weights
+that a CPU build repacks: they are counted where they are, which ``llama-fit-params`` leaves out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._ggml_types import by_name
+from ansible_collections.llamacpp.cluster.plugins.module_utils._context import Context, layer_context, resolve
+from ansible_collections.llamacpp.cluster.plugins.module_utils._hparams import hparams, per_model
+from ansible_collections.llamacpp.cluster.plugins.module_utils._memory_old import (
+    CUDA_PROCESS_BYTES,
+    Demand,
+    RoughBuffers,
+    Setting,
+    cells_per_slot,
+    compute_buffers,
+    compute_bytes,
+    demands,
+    kv_layer_bytes,
+    padded_context,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
+from ansible_collections.llamacpp.cluster.plugins.module_utils._overhead import Overhead, process_overhead
+from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import (
+    HOST,
+    MemoryDevice,
+    Refused,
+    Settings,
+    offload_devices,
+)
+from ansible_collections.llamacpp.cluster.plugins.module_utils._weights import layer_weights, model_bytes, place
+
+__all__ = (
+    "CUDA_PROCESS_BYTES",
+    "HOST",
+    "Demand",
+    "Estimate",
+    "LayerCosts",
+    "MemoryDevice",
+    "Refused",
+    "Setting",
+    "Settings",
+    "Usage",
+    "cells_per_slot",
+    "compute_bytes",
+    "demands",
+    "estimate",
+    "kv_layer_bytes",
+    "layer_costs",
+    "padded_context",
+)
 
 MIB = 1 << 20
-CONTEXT_STEP = 256
-# Measured on an H200 with CUDA 13.0: what a process takes beside its buffers (context, cuBLAS, kernels).
-CUDA_PROCESS_BYTES = 598 * MIB
 
 
 @dataclass(frozen=True)
-class Demand:
-    """Bytes on one device: weights, KV cache, compute buffers."""
+class Usage:
+    """Bytes in the memory of one device or of the host. ``overhead``: of the process, in no buffer of llama.cpp."""
 
+    name: str
     model: int
     context: int
     compute: int
+    overhead: int
 
     @property
     def total(self) -> int:
         """Their sum."""
-        return self.model + self.context + self.compute
+        return self.model + self.context + self.compute + self.overhead
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What of an instance decides its buffers. ``context``: tokens a slot; ``flash``: flash attention."""
+class Estimate:
+    """What an instance takes, and what llama.cpp makes of its settings.
 
-    context: int
-    parallel: int
-    ubatch: int
-    type_k: str
-    type_v: str
-    flash: bool
-
-
-def padded_context(tokens: int) -> int:
-    """Round a number of tokens up as llama.cpp does."""
-    return -(-tokens // CONTEXT_STEP) * CONTEXT_STEP
-
-
-def cells_per_slot(context: int, parallel: int) -> int:
-    """Return the KV cells of each slot with ``--no-kv-unified`` and ``--ctx-size context*parallel``."""
-    return padded_context(padded_context(context * parallel) // parallel)
-
-
-def kv_layer_bytes(model: ModelFacts, setting: Setting) -> list[int]:
-    """Return the KV cache of every layer."""
-    cells = setting.parallel * cells_per_slot(setting.context, setting.parallel)
-    widths = ((by_name(setting.type_k), model.key_length), (by_name(setting.type_v), model.value_length))
-
-    def row(heads: int) -> int:
-        # A quantised cache needs heads that divide into blocks; llama.cpp refuses others when it
-        # starts. Rounding up keeps this a number, and the refusal with the one who knows best.
-        return sum(-(-width * heads // kind.block_elements) * kind.block_bytes for kind, width in widths)
-
-    # Nearly all models have the same heads in every layer.
-    rows = {heads: row(heads) for heads in set(model.n_head_kv)}
-    return [cells * rows[heads] for heads in model.n_head_kv]
-
-
-def compute_bytes(model: ModelFacts, setting: Setting, first: bool, logits: bool, pipelined: bool) -> int:
-    """Return the compute buffer of one device.
-
-    ``first``: the device holds the first layers of all. ``logits``: it holds the output layer.
-    ``pipelined``: llama.cpp keeps four copies of the inputs, as it does when every layer is on a
-    device and there are several. Within 4 % of llama.cpp for dense models.
+    ``devices``: in the order in which they were given; a device of kind cpu is the host and shows
+    the same. ``layers``: the device of every layer and, last, of the output; :data:`HOST` is the
+    head's memory. ``n_ctx``: tokens of context in all, ``n_ctx_slot``: that one request can have.
+    ``exact``: False where a part is a bound and not llama.cpp's own figure; ``notes`` say which.
     """
-    cells = cells_per_slot(setting.context, setting.parallel)
-    mask = 2 * setting.ubatch * cells
-    row = 4 * setting.ubatch * model.n_embd
-    body = 3 * 4 * setting.ubatch * model.n_ff
-    output = 4 * setting.parallel * model.n_vocab
-    if not setting.flash:
-        # The scores of all heads at once, and their sum.
-        body = max(body, 4 * (model.n_head + 1) * cells * setting.ubatch)
-    if pipelined:
-        peak = body + (16 if first else 11) * row
-        return 4 * mask + (max(peak, output + 9 * row) if logits else peak)
-    rows = 4 if first else 2
-    return mask + (max(body + rows * row, output + rows * row) if logits else body + rows * row)
+
+    devices: tuple[Usage, ...]
+    host: Usage
+    layers: tuple[int, ...]
+    n_ctx: int
+    n_ctx_slot: int
+    flash_attn: bool
+    pipeline: bool
+    exact: bool
+    notes: tuple[str, ...]
 
 
-def demands(
-    model: ModelFacts,
-    placed: Sequence[int],
-    devices: int,
-    kv: Sequence[int],
-    compute: Sequence[int],
-) -> list[Demand]:
-    """Add up layers by device.
+class LayerCosts(NamedTuple):
+    """Bytes that move with a layer, the output last; ``host``: what stays in the head's memory wherever they go."""
 
-    ``placed``: device of every layer and of the output, numbers below ``devices``. ``kv``: bytes
-    a layer. ``compute``: bytes a device.
+    layers: tuple[int, ...]
+    host: int
+
+
+def layer_costs(model: ModelFacts, settings: Settings, kind: str = "cuda") -> LayerCosts:
+    """Return what each layer brings to a device of ``kind``: weights and context, without compute buffers.
+
+    Raises :class:`Refused` as :func:`estimate` does.
     """
-    weights = [0] * devices
-    context = [0] * devices
-    for layer, device in enumerate(placed):
-        weights[device] += model.layer_bytes[layer] if layer < model.n_layers else model.output_bytes
-        context[device] += kv[layer] if layer < model.n_layers else 0
-    return [Demand(weights[device], context[device], compute[device]) for device in range(devices)]
+    weights, host = layer_weights(model, kind), layer_weights(model, "host")
+    context = layer_context(model, resolve(model, settings), kind)
+    count = len(weights.layers)
+    kept = count if settings.cpu_moe else min(settings.n_cpu_moe, count)
+    moving = [0 if settings.no_kv_offload else size for size in context]
+    layers = [
+        weights.layers[layer] + moving[layer] + (0 if layer < kept else weights.experts[layer])
+        for layer in range(count)
+    ]
+    staying = host.inputs + sum(host.experts[:kept]) + (sum(context) if settings.no_kv_offload else 0)
+    return LayerCosts((*layers, weights.output), staying)
+
+
+def estimate(model: ModelFacts, devices: Sequence[MemoryDevice], settings: Settings) -> Estimate:
+    """Say what llama-server takes on each of ``devices`` and in the head's memory.
+
+    Raises :class:`Refused` for settings with which llama-server would not start.
+    """
+    context = resolve(model, settings)
+    placed = place(model, devices, settings)
+    weights, at_host = model_bytes(model, devices, settings, placed)
+    caches, cache_at_host = _context_bytes(model, context, devices, placed)
+    compute = compute_buffers(model, placed, devices, settings, context)
+    notes = _notes(model, compute)
+    used = set(offload_devices(devices, settings))
+    found = []
+    for index, device in enumerate(devices):
+        overhead = 0
+        if index in used:
+            beside = _overhead(model, settings, device, compute.flash_attn, context.n_seq_max)
+            overhead = beside.working
+            if not beside.measured:
+                notes.append(
+                    "what the process itself takes was not measured on %s%s; it is taken from a similar GPU"
+                    % (device.name, " (%s)" % device.compute_capability if device.compute_capability else "")
+                )
+        found.append(Usage(device.name, weights[index], caches[index], compute.devices[index], overhead))
+    host = Usage("host", at_host, cache_at_host, compute.host, _host_overhead(model, context))
+    return Estimate(
+        devices=tuple(
+            Usage(item.name, host.model, host.context, host.compute, host.overhead) if item.kind == "cpu" else usage
+            for item, usage in zip(devices, found)
+        ),
+        host=host,
+        layers=tuple(placed),
+        n_ctx=context.n_ctx,
+        n_ctx_slot=context.n_ctx_seq,
+        flash_attn=compute.flash_attn,
+        pipeline=compute.pipeline,
+        exact=compute.exact and hparams(model).known,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _context_bytes(
+    model: ModelFacts, context: Context, devices: Sequence[MemoryDevice], placed: Sequence[int]
+) -> tuple[list[int], int]:
+    """Return the bytes of caches on each device and in the head's memory."""
+    host = layer_context(model, context, "host")
+    found = [0] * len(devices)
+    at_host = 0
+    tables = [layer_context(model, context, device.hardware) for device in devices]
+    for layer, index in enumerate(placed[:-1]):
+        if index == HOST or not context.offload_kqv:
+            at_host += host[layer]
+        else:
+            found[index] += tables[index][layer]
+    return found, at_host
+
+
+def _notes(model: ModelFacts, compute: RoughBuffers) -> list[str]:
+    if not hparams(model).known:
+        return [
+            "llama.cpp b11434 does not know the architecture %s: weights are exact, the context follows its keys, "
+            "compute buffers are a bound" % model.architecture
+        ]
+    if not compute.exact:
+        return ["the compute buffers are a bound, the rest is exact"]
+    return []
+
+
+@per_model
+def _overheads(model: ModelFacts) -> dict[tuple[object, ...], Overhead]:
+    return {}
+
+
+def _overhead(
+    model: ModelFacts, settings: Settings, device: MemoryDevice, flash_attn: bool, sequences: int
+) -> Overhead:
+    known = _overheads(model)
+    key = (
+        device.hardware,
+        device.compute_capability,
+        settings.ubatch_size,
+        settings.split_mode,
+        flash_attn,
+        sequences,
+    )
+    if key not in known:
+        known[key] = process_overhead(model, settings, device, flash_attn, sequences)
+    return known[key]
+
+
+def _host_overhead(model: ModelFacts, context: Context) -> int:
+    """What llama-server takes of the head's memory beside its buffers: the rows of logits that it hands out.
+
+    llama_context::output_reserve: one row of logits a slot, in single precision.
+    """
+    return 4 * context.n_seq_max * hparams(model).n_vocab
