@@ -1,51 +1,70 @@
 # Copyright: (c) 2026, the llamacpp.cluster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Show a plan to a person, as plain text."""
+"""Show a plan to a person, as plain text for a terminal of 120 columns."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 MIB = 1 << 20
-HEADINGS = ("instance", "node", "device", "layers", "model", "context", "compute", "total", "of MiB", "hardware")
+WIDTH = 110
+PARTS = ("model", "context", "compute", "overhead")
+HEADINGS = ("instance", "node", "device", "layers", *PARTS, "free", "split", "port")
 # Numbers are easier to compare on the right.
-RIGHT = frozenset(("layers", "model", "context", "compute", "total", "of MiB"))
+RIGHT = frozenset(("layers", *PARTS, "free", "split", "port"))
 UNKNOWN = "?"
+# Options that a choice rejected and that are told here; the page tells all of them.
+REJECTED = 3
 
 
 def plan_table(plan: Mapping[str, Any], addresses: Mapping[str, str] | None = None) -> str:
-    """Return the plan as a table, a line a device, then endpoint and reason of every instance.
+    """Return the plan as a table, a line a device, then endpoint and reasons of every instance.
 
-    ``addresses``: how people reach each node; the node's name where it is missing. Sizes in MiB.
+    ``addresses``: how people reach each node; the node's name where it is missing. Sizes in MiB, what is taken
+    rounded up, what is free rounded down. ``host``: the head's own memory, beside that of its devices.
     """
     rows = [list(HEADINGS)]
     for instance in plan["instances"]:
-        name = str(instance["name"])
-        for device in instance["devices"]:
-            rows.append([name, *_cells(device)])
-            name = ""
+        rows += _rows(instance)
     if len(rows) == 1:
         return "No instances are declared."
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = [_line(row, widths) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
+    lines.append("(sizes in MiB)")
     for instance in plan["instances"]:
         lines += ["", *_footer(instance, addresses or {})]
     return "\n".join(lines)
 
 
-def _cells(device: Mapping[str, Any]) -> list[str]:
-    sizes = [device["model_bytes"], device["context_bytes"], device["compute_bytes"]]
-    total = None if None in sizes else sum(sizes)
-    return [
-        str(device["node"]),
-        str(device["device"]),
-        _layers(device),
-        *(_mib(size) for size in [*sizes, total]),
-        _mib(device["memory_bytes"] or None),
-        str(device["name"]),
-    ]
+def _rows(instance: Mapping[str, Any]) -> list[list[str]]:
+    """Return the lines of an instance; its name and the ports of its services stand once."""
+    ports = {worker["node"]: str(worker["port"]) for worker in instance["workers"]}
+    ports[instance["head"]] = str(instance["port"])
+    offloaded = [device for device in instance["devices"] if not device.get("host")]
+    split = [format(part, "g") for part in instance["tensor_split"]] if len(offloaded) > 1 else []
+    name = str(instance["name"])
+    rows = []
+    for device in instance["devices"]:
+        part = split.pop(0) if split and not device.get("host") else ""
+        cells = [name, str(device["node"]), str(device["device"]), _layers(device), *_sizes(device)]
+        rows.append([*cells, _free(device.get("free_bytes")), part, ports.pop(device["node"], "")])
+        name = ""
+    if instance.get("host_memory") and len(offloaded) == len(instance["devices"]):
+        # None of its devices is the head's own memory, which llama-server takes nevertheless.
+        sizes = _sizes(instance["host_memory"])
+        rows.append([name, str(instance["head"]), "host", "", *sizes, "", "", ports.pop(instance["head"], "")])
+    return rows
+
+
+def _sizes(use: Mapping[str, Any]) -> list[str]:
+    return [UNKNOWN if (size := use.get(part + "_bytes")) is None else str(-(-size // MIB)) for part in PARTS]
+
+
+def _free(size: int | None) -> str:
+    return UNKNOWN if size is None else str(size // MIB)
 
 
 def _layers(device: Mapping[str, Any]) -> str:
@@ -54,10 +73,6 @@ def _layers(device: Mapping[str, Any]) -> str:
     if not device["layers"]:
         return "none"
     return "%d-%d (%d)" % (device["layers"][0], device["layers"][1], device["n_layers"])
-
-
-def _mib(size: int | None) -> str:
-    return UNKNOWN if size is None else str(-(-size // MIB))
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -69,12 +84,38 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _footer(instance: Mapping[str, Any], addresses: Mapping[str, str]) -> list[str]:
+    slots = "%d slot%s of %d tokens" % (
+        instance["parallel"],
+        "" if instance["parallel"] == 1 else "s",
+        instance["context"],
+    )
+    estimate = "" if instance.get("exact", True) else " Sizes are an estimate: the architecture is not known."
+    key = " (with an API key)" if instance["api_key_file"] else ""
+    lines = ["%s: %s%s" % (instance["name"], endpoint(instance, addresses), key)]
+    lines += _wrapped("%s. %s%s" % (slots, instance["why"], estimate), 2)
+    for choice in instance.get("choices", []):
+        lines += _wrapped("%s %s: %s" % (choice["what"], choice["chosen"], choice["why"]), 2)
+        for option in choice["rejected"][:REJECTED]:
+            lines += _wrapped("not %s: %s" % (option["option"], option["why"]), 4)
+        more = len(choice["rejected"]) - REJECTED
+        if more > 0:
+            lines.append("    nor %d more, which the page tells" % more)
+    return lines
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    """Return text as lines; a line that goes on is indented by two more."""
+    first, other = " " * indent, " " * (indent + 2)
+    # Names of files and nodes stay whole, so that they can be copied.
+    wrapper = textwrap.TextWrapper(
+        WIDTH, initial_indent=first, subsequent_indent=other, break_long_words=False, break_on_hyphens=False
+    )
+    return wrapper.wrap(text)
+
+
+def endpoint(instance: Mapping[str, Any], addresses: Mapping[str, str]) -> str:
+    """Return the address at which people reach an instance."""
     host = str(instance["host"])
     if host in ("0.0.0.0", "::"):
         host = addresses.get(instance["head"], instance["head"])
-    endpoint = "http://%s:%d/v1" % ("[%s]" % host if ":" in host else host, instance["port"])
-    return [
-        "%s: %s%s" % (instance["name"], endpoint, " (with an API key)" if instance["api_key_file"] else ""),
-        "  %d slot%s of %d tokens. %s"
-        % (instance["parallel"], "" if instance["parallel"] == 1 else "s", instance["context"], instance["why"]),
-    ]
+    return "http://%s:%d/v1" % ("[%s]" % host if ":" in host else host, instance["port"])

@@ -1,55 +1,116 @@
 # Copyright: (c) 2026, the llamacpp.cluster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The plan as people read it."""
+"""The plan as people read it in a terminal."""
 
 from __future__ import annotations
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import make_plan
+import pytest
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils._table import plan_table
-from ansible_collections.llamacpp.cluster.tests.unit.builders import accept, instance, model, nodes
+
+MIB = 1 << 20
+PARTS = ("model_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
 
 
-def test_a_table_with_endpoints_and_reasons():
-    declared = accept(instance("demo", api_keys=["k"], parallel=2), instance("solo", nodes=["node2"], host="::"))
-    plan = make_plan(declared, nodes(), {"demo": model(), "solo": model()})
-    assert plan_table(plan, {"node2": "fd00::12"}) == "\n".join(
+def parts(*sizes):
+    return dict(zip(PARTS, [None if size is None else int(size * MIB) for size in sizes]))
+
+
+def device(node, name, layers, *sizes, free=1000, host=False):
+    number = layers[1] - layers[0] + 1 if layers else 0
+    facts = {"node": node, "device": name, "host": host, "layers": layers, "n_layers": number}
+    return dict(facts, free_bytes=None if free is None else int(free * MIB), **parts(*sizes))
+
+
+def instance(devices, **changes):
+    facts = {
+        "name": "behemoth",
+        "head": "node1",
+        "host": "0.0.0.0",
+        "port": 8000,
+        "api_key_file": None,
+        "context": 4096,
+        "parallel": 3,
+        "devices": devices,
+        "host_memory": parts(400, 0, 180, 96),
+        "workers": [{"node": "node2", "port": 50052}],
+        "tensor_split": [27, 26.5],
+        "exact": True,
+        "why": "No node has the memory.",
+        "choices": [],
+    }
+    return dict(facts, **changes)
+
+
+@pytest.fixture
+def behemoth():
+    return instance(
         [
-            "instance  node   device     layers  model  context  compute  total  of MiB  hardware",
-            "--------  -----  ------  ---------  -----  -------  -------  -----  ------  --------",
-            "demo      node1  CPU       0-7 (8)    900      128       36   1064   32768  Xeon",
-            "          node2  RPC0     8-15 (8)    800      128       32    960   32768  Xeon",
-            "          node3  RPC1    16-24 (9)    900      128       32   1060   32768  Xeon",
-            "solo      node2  CPU     0-24 (25)   2600      192       36   2828   32768  Xeon",
-            "",
-            "demo: http://node1:8080/v1 (with an API key)",
-            "  2 slots of 4096 tokens. The layers are spread over 3 devices of the declared nodes "
-            "(node1, node2, node3) in proportion to memory.",
-            "",
-            "solo: http://[fd00::12]:8080/v1",
-            "  1 slot of 4096 tokens. The whole model runs on one device of node2, the only node declared.",
-        ]
+            device("node1", "CUDA0", [0, 26], 15360.5, 432, 1108, 346, free=15266.9),
+            device("node2", "RPC0", [27, 80], 15180, 432, 790, 346, free=15764),
+        ],
+        choices=[
+            {
+                "what": "quantisation",
+                "chosen": "Q4_K_M",
+                "why": "The largest that fits.",
+                "rejected": [{"option": name, "why": "too big."} for name in ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_0")],
+            }
+        ],
+        api_key_file="/etc/llamacpp/keys/behemoth",
     )
+
+
+def test_sizes_ports_split_and_reasons(behemoth):
+    assert plan_table({"instances": [behemoth]}, {"node1": "fd00::11"}).splitlines() == [
+        "instance  node   device      layers  model  context  compute  overhead   free  split   port",
+        "--------  -----  ------  ----------  -----  -------  -------  --------  -----  -----  -----",
+        "behemoth  node1  CUDA0    0-26 (27)  15361      432     1108       346  15266     27   8000",
+        "          node2  RPC0    27-80 (54)  15180      432      790       346  15764   26.5  50052",
+        "          node1  host                  400        0      180        96",
+        "(sizes in MiB)",
+        "",
+        "behemoth: http://[fd00::11]:8000/v1 (with an API key)",
+        "  3 slots of 4096 tokens. No node has the memory.",
+        "  quantisation Q4_K_M: The largest that fits.",
+        "    not F16: too big.",
+        "    not Q8_0: too big.",
+        "    not Q6_K: too big.",
+        "    nor 2 more, which the page tells",
+    ]
+
+
+def test_the_heads_own_memory_is_told_once():
+    devices = [device("node1", "CPU", [0, 7], 101, 64, 30, 90, host=True), device("node2", "RPC0", [8, 24], 1, 1, 1, 1)]
+    lines = plan_table({"instances": [instance(devices, tensor_split=[1])]}).splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["behemoth", "node2"]
+    assert lines[4] == "(sizes in MiB)"
+    # A single device takes all that is offloaded: there is nothing to split.
+    assert lines[3].split()[-2:] == ["1000", "50052"]
 
 
 def test_what_is_unknown_is_a_question_mark():
-    devices = {"devices": [{"kind": "cuda", "name": "V100S", "memory": "32 GiB"}]}
-    declared = accept(
-        instance(nodes=["node1", "node2"]),
-        nodes={
-            "node1": dict(devices, fabric_address="10.0.0.1"),
-            "node2": dict(devices, fabric_address="10.0.0.2"),
-        },
-        static=True,
-    )
-    lines = plan_table(make_plan(declared, {}, {})).splitlines()
-    assert lines[2].split() == ["demo", "node2", "RPC0", "?", "?", "?", "?", "?", "32768", "V100S"]
-    assert "llama.cpp counts them, as the model's header was not read" in lines[-1]
+    unknown = dict(device("node1", "CUDA0", None, None, None, None, None, free=None), n_layers=None)
+    item = instance([unknown], workers=[], host_memory=parts(None, None, None, None))
+    lines = plan_table({"instances": [item]}).splitlines()
+    assert lines[2].split() == ["behemoth", "node1", "CUDA0", "?", "?", "?", "?", "?", "?", "8000"]
 
 
 def test_a_device_without_layers():
-    declared = accept(instance(gpu_layers="all"))
-    lines = plan_table(make_plan(declared, nodes(), {"demo": model()})).splitlines()
-    assert lines[2].split()[:4] == ["demo", "node1", "CPU", "none"]
+    lines = plan_table({"instances": [instance([device("node1", "CUDA0", None, 0, 0, 9, 9)])]}).splitlines()
+    assert lines[2].split()[:4] == ["behemoth", "node1", "CUDA0", "none"]
+
+
+def test_an_estimate_says_so(behemoth):
+    assert "estimate" not in plan_table({"instances": [behemoth]})
+    assert "Sizes are an estimate" in plan_table({"instances": [dict(behemoth, exact=False)]})
+
+
+def test_it_fits_into_a_terminal(behemoth):
+    words = "There are many reasons, and every one of them takes a whole sentence of its own. " * 5
+    behemoth["choices"][0]["why"] = behemoth["why"] = words
+    behemoth["name"] = behemoth["devices"][0]["node"] = "gpu001.example"
+    assert max(map(len, plan_table({"instances": [behemoth]}).splitlines())) <= 120
 
 
 def test_nothing_declared():
