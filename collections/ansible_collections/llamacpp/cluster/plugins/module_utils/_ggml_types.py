@@ -5,6 +5,7 @@
 Source: ``enum ggml_type`` in llama.cpp's ggml/include/ggml.h and the block structures
 in ggml/src/ggml-common.h (build b11434). The same table as ``GGML_QUANT_SIZES`` of the
 ``gguf`` package, which targets do not have; a unit test compares the two.
+Also the names of file types, which say how a model was quantised as a whole.
 """
 
 from __future__ import annotations
@@ -69,6 +70,47 @@ TENSOR_TYPES: dict[int, TensorType] = {
     40: TensorType("NVFP4", 64, 36),
     41: TensorType("Q1_0", 128, 18),
     42: TensorType("Q2_0", 64, 18),
+}
+
+# enum llama_ftype in llama.cpp's include/llama.h (b11434), as llama.cpp names them. The same
+# as LlamaFileType of the gguf package, which targets do not have; a unit test compares the two.
+FILE_TYPES = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4_MOE",
+    39: "NVFP4",
+    40: "Q1_0",
+    41: "Q2_0",
 }
 
 _BY_NAME = {item.name.lower(): item for item in TENSOR_TYPES.values()}

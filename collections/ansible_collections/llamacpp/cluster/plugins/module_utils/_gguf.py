@@ -2,77 +2,100 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Read the header of a GGUF file: key-values and tensor infos, never the weights.
 
-The header of a real model is 1 to 10 MiB, nearly all of it vocabulary. Arrays of strings
+The header of a real model is 1 to 16 MiB, nearly all of it vocabulary. Arrays of strings
 are walked over, not built, so a header takes a fraction of a second and a few MiB.
-Format: docs/gguf.md of ggml, and what llama.cpp b11434 enforces in ggml/src/gguf.cpp.
-Versions 2 and 3, little endian. Reads forward only, so a file and an HTTP answer do alike.
+Format: docs/gguf.md of ggml. What is good and what is not: llama.cpp b11434, gguf_init_from_reader
+in ggml/src/gguf.cpp, and llama_model_loader in src/llama-model-loader.{h,cpp} for tensors that are not
+whole. Versions 2 and 3, little endian, as llama.cpp reads them on every machine that it runs on here.
+
+Stricter than llama.cpp in what only a broken or hostile file has: the caps below, and sizes of
+tensors that overflow 64 bits, which llama.cpp lets wrap round.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import struct
-from dataclasses import dataclass
 from typing import Callable, NamedTuple, Union
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._ggml_types import TENSOR_TYPES
+from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf_cursor import (
+    I32,
+    I64,
+    MAX_ITEMS,
+    U32,
+    U64,
+    Cursor,
+    FileSource,
+    GgufError,
+    Source,
+)
+
+__all__ = [
+    "MAX_TENSORS",
+    "Array",
+    "GgufError",
+    "Header",
+    "LongString",
+    "Source",
+    "Tensor",
+    "parse",
+    "parse_header",
+    "read_header",
+]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT in ggml/include/gguf.h
 
-# llama.cpp caps neither count; a file beyond these is broken or hostile. Its limit of
-# 512 layers leaves room for 512 tensors a layer.
-MAX_TENSORS = 1 << 18
+# llama.cpp caps neither count. Its limit of 512 layers leaves room for 128 tensors a layer; models
+# have 10 to 50, adapters and importance matrices twice as many.
+MAX_TENSORS = 1 << 16
 MAX_KEYS = 1 << 16
-MAX_LENGTH = 1 << 30
-MAX_NAME = 64
-MAX_DIMENSIONS = 4
-# Longer values are walked over: hyper-parameters are one number a layer at most.
-KEPT_STRING_BYTES = 1 << 16
-KEPT_ITEMS = 4096
+MAX_NAME = 64  # GGML_MAX_NAME, with the zero at the end
+MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+_INT64_MAX = (1 << 63) - 1
+_SIZE_MAX = (1 << 64) - 1
 
-BLOCK = 1 << 18
+# Longer values are walked over: hyper-parameters are one number a layer at most.
+KEPT_STRING = 1 << 16
+KEPT_ITEMS = 4096
+# Memory that all values together may take, roughly; what comes after is walked over. The second one
+# is for callers who want every array; the largest vocabularies take 75 MiB.
+KEPT_BYTES = 32 << 20
+KEPT_BYTES_WHOLE = 96 << 20
+_STRING_COST, _NUMBER_COST, _KEY_COST = 64, 40, 200
 
 _STRING, _ARRAY, _BOOL = 8, 9, 7
-# Value types of the format -> (name, struct code).
+# Value types of the format -> (name as llama.cpp writes it, how to unpack one).
 _SCALARS = {
-    0: ("u8", "B"),
-    1: ("i8", "b"),
-    2: ("u16", "H"),
-    3: ("i16", "h"),
-    4: ("u32", "I"),
-    5: ("i32", "i"),
-    6: ("f32", "f"),
-    7: ("bool", "B"),
-    10: ("u64", "Q"),
-    11: ("i64", "q"),
-    12: ("f64", "d"),
+    0: ("u8", struct.Struct("<B")),
+    1: ("i8", struct.Struct("<b")),
+    2: ("u16", struct.Struct("<H")),
+    3: ("i16", struct.Struct("<h")),
+    4: ("u32", U32),
+    5: ("i32", I32),
+    6: ("f32", struct.Struct("<f")),
+    7: ("bool", struct.Struct("<b")),
+    10: ("u64", U64),
+    11: ("i64", I64),
+    12: ("f64", struct.Struct("<d")),
 }
 
 Scalar = Union[int, float, bool, str]
 
 
-class GgufError(ValueError):
-    """A file that cannot be read as GGUF: which ``field``, at which ``offset`` in bytes, and why."""
-
-    def __init__(self, field: str, offset: int, message: str) -> None:
-        where = "" if field == "path" else " (%s, at byte %d)" % (field, offset)
-        super().__init__(message + where)
-        self.field = field
-        self.offset = offset
-        self.message = message
-
-
 class Array(NamedTuple):
-    """An array value: ``length`` elements; ``items`` only for short arrays of numbers."""
+    """An array value: ``length`` elements of ``type_name``; ``items`` where they are few or were asked for."""
 
     type_name: str
     length: int
-    items: tuple[int | float | bool, ...] | None
+    items: tuple[Scalar, ...] | None
 
 
 class LongString(NamedTuple):
-    """A string too long to keep."""
+    """A string too long to keep; ``length`` in bytes."""
 
     length: int
 
@@ -80,8 +103,7 @@ class LongString(NamedTuple):
 Value = Union[Scalar, Array, LongString]
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A tensor info. ``offset`` counts from the data section, ``nbytes`` without padding."""
 
     name: str
@@ -91,185 +113,83 @@ class Tensor:
     nbytes: int
 
 
-@dataclass(frozen=True)
-class Header:
-    """The header of one file. ``data_offset`` and ``file_bytes`` in bytes."""
+class Header(NamedTuple):
+    """The header of one file.
+
+    ``values``: strings as in the file, bytes that are no UTF-8 as lone surrogates (surrogateescape).
+    ``types``: of each value, as llama.cpp calls them: ``u32``, ``str``, of an array ``arr[str]``.
+    ``data_offset`` and ``file_bytes`` in bytes.
+    """
 
     version: int
     values: dict[str, Value]
+    types: dict[str, str]
     tensors: tuple[Tensor, ...]
     alignment: int
     data_offset: int
     file_bytes: int
 
 
-class _Cursor:
-    """Reads forward through ``read`` (like a file's) and knows where it is."""
-
-    def __init__(self, read: Callable[[int], bytes], total: int) -> None:
-        self._read = read
-        self._total = total
-        self._buffer = b""
-        self._base = 0
-        self._at = 0
-        self.field = "magic"
-
-    @property
-    def offset(self) -> int:
-        """Bytes from the start of the file."""
-        return self._base + self._at
-
-    def fail(self, message: str, offset: int | None = None) -> GgufError:
-        """Return an error that names the current field."""
-        return GgufError(self.field, self.offset if offset is None else offset, message)
-
-    def _fill(self, size: int) -> None:
-        """Have ``size`` bytes in the buffer, or raise."""
-        left = len(self._buffer) - self._at
-        if left >= size:
-            return
-        if self.offset + size > self._total:
-            raise self.fail("it is truncated: its %d bytes end in the middle of the header; get it again" % self._total)
-        parts = [self._buffer[self._at :]]
-        while left < size:
-            part = self._read(max(BLOCK, size - left))
-            if not part:
-                raise self.fail("the data stopped in the middle of the header")
-            parts.append(part)
-            left += len(part)
-        self._base += self._at
-        self._at = 0
-        self._buffer = b"".join(parts)
-
-    def take(self, size: int) -> bytes:
-        """Return the next ``size`` bytes."""
-        self._fill(size)
-        data = self._buffer[self._at : self._at + size]
-        self._at += size
-        return data
-
-    def skip(self, size: int) -> None:
-        """Pass over ``size`` bytes without holding more than a block of them."""
-        while size:
-            step = min(size, BLOCK)
-            self._fill(step)
-            self._at += step
-            size -= step
-
-    def number(self, code: str) -> int:
-        """Return the next integer of a struct code."""
-        value: int = struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
-        return value
-
-    def length(self, what: str) -> int:
-        """Return the next u64 as a length that the rest of the file can hold."""
-        start = self.offset
-        value = self.number("Q")
-        if value > MAX_LENGTH or value > self._total - self.offset:
-            raise self.fail("%s of %d cannot be in a file of %d bytes" % (what, value, self._total), start)
-        return value
-
-    def text(self, what: str) -> str:
-        """Return the next string."""
-        start = self.offset
-        length = self.length(what)
-        if length > KEPT_STRING_BYTES:
-            raise self.fail("%s of %d bytes is not believable" % (what, length), start)
-        try:
-            return self.take(length).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise self.fail("%s is no UTF-8" % what, start) from error
-
-    def skip_strings(self, count: int) -> None:
-        """Pass over ``count`` strings; the hot loop of every header."""
-        unpack = struct.Struct("<Q").unpack_from
-        while count:
-            buffer, at, end = self._buffer, self._at, len(self._buffer) - 8
-            while count and at <= end:
-                following = at + 8 + unpack(buffer, at)[0]
-                if following > end + 8:
-                    break
-                at = following
-                count -= 1
-            self._at = at
-            if count:
-                self.skip(self.length("string length"))
-                count -= 1
-
-
-def read_header(path: str) -> Header:
-    """Read the header of the file at ``path``.
+def read_header(path: str, whole: bool = False) -> Header:
+    """Read the header of the file at ``path``; ``whole`` keeps long arrays and strings.
 
     Raises :class:`GgufError` for a file that is missing, not GGUF, broken or truncated.
     """
     try:
-        with open(path, "rb") as stream:
-            return parse_header(stream.read, os.fstat(stream.fileno()).st_size)
+        # Opening a pipe would wait for somebody to write to it.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise GgufError("path", 0, "it is not a file; name a model file")
+        with open(path, "rb", buffering=0) as stream:
+            return parse(FileSource(stream, os.fstat(stream.fileno()).st_size), whole)
     except FileNotFoundError as error:
         raise GgufError("path", 0, "there is no such file; correct the path, or put the file there") from error
-    except (PermissionError, IsADirectoryError) as error:
+    except OSError as error:
         raise GgufError("path", 0, "it cannot be read: %s" % error.strerror) from error
+    except ValueError as error:
+        if isinstance(error, GgufError):
+            raise
+        raise GgufError("path", 0, "it is not a path: %s" % error) from error
 
 
-def parse_header(read: Callable[[int], bytes], file_bytes: int) -> Header:
-    """Read a header through ``read(size) -> bytes`` of a file of ``file_bytes`` bytes.
+def parse_header(read: Callable[[int], bytes], file_bytes: int, whole: bool = False) -> Header:
+    """Read a header through ``read(size) -> bytes`` of a file of ``file_bytes`` bytes; see :func:`parse`."""
+    return parse(Source(read, file_bytes), whole)
+
+
+def parse(source: Source, whole: bool = False) -> Header:
+    """Read a header; ``whole`` keeps long arrays and strings.
 
     Raises :class:`GgufError`; among others when the tensors do not fit into the file.
     """
-    cursor = _Cursor(read, file_bytes)
-    if file_bytes < len(MAGIC) or cursor.take(len(MAGIC)) != MAGIC:
+    cursor = Cursor(source)
+    if source.size < len(MAGIC) or cursor.take(len(MAGIC)) != MAGIC:
         raise GgufError(
             "magic", 0, "it is not a GGUF file, which begins with the letters GGUF; name a model in this format"
         )
     cursor.field = "version"
-    version = cursor.number("I")
+    start = cursor.offset
+    version = cursor.number(U32)
     if version & 0xFFFF == 0:
-        raise cursor.fail("it is a big-endian GGUF file: convert it on a little-endian machine")
+        raise cursor.fail(
+            "version 0x%08x: a big-endian GGUF file; get a little-endian one, or convert it" % version, start
+        )
     if version not in VERSIONS:
-        raise cursor.fail("GGUF version %d: only 2 and 3 are read; convert the model again" % version)
+        raise cursor.fail("GGUF version %d: only 2 and 3 are read; convert the model again" % version, start)
     cursor.field = "tensor count"
     n_tensors = _count(cursor, MAX_TENSORS)
     cursor.field = "key count"
     n_keys = _count(cursor, MAX_KEYS)
-
-    values: dict[str, Value] = {}
-    for number in range(n_keys):
-        cursor.field = "key %d" % number
-        key = cursor.text("key")
-        if not key or key in values:
-            raise cursor.fail("the key %r is %s" % (key, "there twice" if key else "empty"))
-        cursor.field = key
-        values[key] = _value(cursor)
-
-    alignment = values.get("general.alignment", 32)
-    cursor.field = "general.alignment"
-    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-        raise cursor.fail("alignment %r is not a power of two" % (alignment,))
-
-    tensors: list[Tensor] = []
-    expected, end = 0, 0
-    names = set()
-    for number in range(n_tensors):
-        cursor.field = "tensor %d" % number
-        tensor = _tensor(cursor)
-        if tensor.name in names:
-            raise cursor.fail("the tensor %s is there twice" % tensor.name)
-        if tensor.offset != expected:
-            raise cursor.fail("tensor %s begins at %d instead of %d" % (tensor.name, tensor.offset, expected))
-        names.add(tensor.name)
-        tensors.append(tensor)
-        end = tensor.offset + tensor.nbytes
-        expected = padded(end, alignment)
-
-    data_offset = padded(cursor.offset, alignment)
-    if tensors and data_offset + end > file_bytes:
+    values, types, alignment = _Values(cursor, whole).read(n_keys)
+    tensors, end = _tensors(cursor, n_tensors, alignment)
+    data_offset = padded(cursor.offset, alignment) if tensors else cursor.offset
+    if tensors and data_offset + end > source.size:
         raise GgufError(
             "tensor data",
-            file_bytes,
+            source.size,
             "it is truncated: its tensors need %d bytes, the file has %d; get it again"
-            % (data_offset + end, file_bytes),
+            % (data_offset + end, source.size),
         )
-    return Header(version, values, tuple(tensors), alignment, data_offset, file_bytes)
+    return Header(version, values, types, tensors, alignment, data_offset, source.size)
 
 
 def padded(size: int, alignment: int) -> int:
@@ -277,72 +197,187 @@ def padded(size: int, alignment: int) -> int:
     return (size + alignment - 1) & -alignment
 
 
-def _count(cursor: _Cursor, cap: int) -> int:
+def _count(cursor: Cursor, cap: int) -> int:
     start = cursor.offset
-    count = cursor.number("q")
+    count = cursor.number(I64)
     if not 0 <= count <= cap:
         raise cursor.fail("a count of %d is not believable (at most %d)" % (count, cap), start)
     return count
 
 
-def _value(cursor: _Cursor) -> Value:
-    start = cursor.offset
-    kind = cursor.number("i")
-    if kind == _STRING:
-        length = cursor.length("string length")
-        if length > KEPT_STRING_BYTES:
-            cursor.skip(length)
+class _Values:
+    """Reads the key-values, as many of them as ``KEPT_BYTES`` allows."""
+
+    def __init__(self, cursor: Cursor, whole: bool) -> None:
+        self.cursor = cursor
+        self.whole = whole
+        self.budget = KEPT_BYTES_WHOLE if whole else KEPT_BYTES
+
+    def keep(self, cost: int) -> bool:
+        """Whether something that takes about ``cost`` bytes of memory may be kept; then they are spent."""
+        if cost > self.budget:
+            return False
+        self.budget -= cost
+        return True
+
+    def read(self, count: int) -> tuple[dict[str, Value], dict[str, str], int]:
+        """Return values and types by key, and the alignment."""
+        cursor = self.cursor
+        values: dict[str, Value] = {}
+        types: dict[str, str] = {}
+        alignment: Value = DEFAULT_ALIGNMENT
+        for number in range(count):
+            cursor.field = "key %d" % number
+            start = cursor.offset
+            length = cursor.length()
+            if not length:
+                raise cursor.fail("the key is empty", start)
+            if not self.keep(_KEY_COST + length):
+                raise cursor.fail("keys of %d bytes and more are not believable" % (KEPT_BYTES - self.budget), start)
+            key = cursor.take(length).decode("utf-8", "surrogateescape")
+            if key in values:
+                raise cursor.fail("the key %s is there twice" % ascii(key), start)
+            cursor.field = key if key.isprintable() and length <= 128 else cursor.field
+            start = cursor.offset
+            values[key], types[key] = self.value()
+            if key == "general.alignment":
+                alignment = values[key]
+                if types[key] != "u32":
+                    raise cursor.fail("it must be of type u32, not %s" % types[key], start)
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            cursor.field = "general.alignment"
+            raise cursor.fail("alignment %s is not a power of two" % (alignment,))
+        return values, types, alignment
+
+    def value(self) -> tuple[Value, str]:
+        """Return the next value, and the name of its type."""
+        cursor = self.cursor
+        start = cursor.offset
+        kind = cursor.number(I32)
+        if kind == _STRING:
+            return self.string(), "str"
+        if kind == _ARRAY:
+            array = self.array()
+            return array, "arr[%s]" % array.type_name
+        if kind not in _SCALARS:
+            raise cursor.fail("value type %d is unknown" % kind, start)
+        name, code = _SCALARS[kind]
+        value: Scalar = code.unpack(cursor.take(code.size))[0]
+        return bool(value) if kind == _BOOL else value, name
+
+    def string(self) -> str | LongString:
+        """Return the next string, or how long it is."""
+        length = self.cursor.length()
+        if (length > KEPT_STRING and not self.whole) or not self.keep(_STRING_COST + length):
+            self.cursor.skip(length)
             return LongString(length)
-        # Real files carry odd bytes in descriptions; they must not keep a model from being read.
-        return cursor.take(length).decode("utf-8", "replace")
-    if kind == _ARRAY:
-        return _array(cursor)
-    if kind not in _SCALARS:
-        raise cursor.fail("value type %d is unknown" % kind, start)
-    code = "<" + _SCALARS[kind][1]
-    value: Scalar = struct.unpack(code, cursor.take(struct.calcsize(code)))[0]
-    return bool(value) if kind == _BOOL else value
+        return self.cursor.take(length).decode("utf-8", "surrogateescape")
+
+    def array(self) -> Array:
+        """Return the next array, whose type and length stand before its elements."""
+        cursor = self.cursor
+        start = cursor.offset
+        kind = cursor.number(I32)
+        if kind != _STRING and kind not in _SCALARS:
+            raise cursor.fail("array of value type %d is not allowed" % kind, start)
+        start = cursor.offset
+        count = cursor.number(U64)
+        each = 8 if kind == _STRING else _SCALARS[kind][1].size
+        if count > MAX_ITEMS or count * each > cursor.remaining:
+            raise cursor.fail("an array of %d cannot be in a file of %d bytes" % (count, cursor.total), start)
+        cursor.expect(count * each)
+        if kind == _STRING:
+            return self.strings(count)
+        name, code = _SCALARS[kind]
+        if (count > KEPT_ITEMS and not self.whole) or not self.keep(_STRING_COST + count * _NUMBER_COST):
+            cursor.skip(count * each)
+            return Array(name, count, None)
+        items = struct.unpack("<%d%s" % (count, code.format[1:]), cursor.take(count * each))
+        return Array(name, count, tuple(item != 0 for item in items) if kind == _BOOL else items)
+
+    def strings(self, count: int) -> Array:
+        """Return the next ``count`` strings as an array."""
+        cursor = self.cursor
+        items: list[str] | None = [] if self.whole and count * _STRING_COST <= self.budget else None
+        walked = 0
+        while items is not None and walked < count:
+            text = self.string()
+            walked += 1
+            if isinstance(text, str):
+                items.append(text)
+            else:
+                items = None
+        cursor.skip_strings(count - walked)
+        return Array("str", count, None if items is None else tuple(items))
 
 
-def _array(cursor: _Cursor) -> Array:
+def _tensors(cursor: Cursor, count: int, alignment: int) -> tuple[tuple[Tensor, ...], int]:
+    """Return the tensor infos, and where the last one ends in the data section."""
+    tensors: list[Tensor] = []
+    names: set[bytes] = set()
+    expected = end = 0
+    for number in range(count):
+        cursor.field = "tensor %d" % number
+        # Length of the name, dimensions, type, offset.
+        cursor.expect((count - number) * 24)
+        start = cursor.offset
+        name = _tensor_name(cursor)
+        if name in names:
+            raise cursor.fail("the tensor %s is there twice" % ascii(name.decode("utf-8", "replace")), start)
+        names.add(name)
+        tensor = _tensor(cursor, name)
+        if tensor.offset != expected:
+            raise cursor.fail("it begins at %d of the data instead of %d" % (tensor.offset, expected), start)
+        tensors.append(tensor)
+        end = expected + tensor.nbytes
+        expected = padded(end, alignment)
+        if expected > _SIZE_MAX:
+            raise cursor.fail("the tensors have more bytes than 64 bits can count", start)
+    return tuple(tensors), end
+
+
+def _tensor_name(cursor: Cursor) -> bytes:
     start = cursor.offset
-    kind = cursor.number("i")
-    count = cursor.length("array length")
-    if kind == _STRING:
-        cursor.skip_strings(count)
-        return Array("string", count, None)
-    if kind not in _SCALARS:
-        raise cursor.fail("array of value type %d is not allowed" % kind, start)
-    name, code = _SCALARS[kind]
-    size = count * struct.calcsize("<" + code)
-    if count > KEPT_ITEMS:
-        cursor.skip(size)
-        return Array(name, count, None)
-    items = struct.unpack("<%d%s" % (count, code), cursor.take(size))
-    return Array(name, count, tuple(bool(item) for item in items) if kind == _BOOL else items)
+    length = cursor.length()
+    if length >= MAX_NAME:
+        raise cursor.fail("a tensor's name of %d bytes: it has %d at most" % (length, MAX_NAME - 1), start)
+    return cursor.take(length)
 
 
-def _tensor(cursor: _Cursor) -> Tensor:
-    name = cursor.text("tensor name")
-    cursor.field = name or cursor.field
-    if not 0 < len(name.encode()) < MAX_NAME:
-        raise cursor.fail("a tensor name has 1 to %d bytes" % (MAX_NAME - 1))
-    n_dims = cursor.number("I")
+def _tensor(cursor: Cursor, raw_name: bytes) -> Tensor:
+    # To ggml a name ends at the first zero.
+    name = raw_name.split(b"\0")[0].decode("utf-8", "surrogateescape")
+    if name.isprintable() and name:
+        cursor.field = name
+    start = cursor.offset
+    n_dims = cursor.number(U32)
     if n_dims > MAX_DIMENSIONS:
-        raise cursor.fail("%d dimensions: a tensor has at most %d" % (n_dims, MAX_DIMENSIONS))
-    shape = tuple(cursor.number("q") for _index in range(n_dims)) or (1,)
-    kind = cursor.number("i")
-    offset = cursor.number("Q")
+        raise cursor.fail("%d dimensions: a tensor has at most %d" % (n_dims, MAX_DIMENSIONS), start)
+    start = cursor.offset
+    shape: tuple[int, ...] = struct.unpack("<%dq" % n_dims, cursor.take(8 * n_dims)) or (1,)
+    elements = _elements(cursor, shape, start)
+    start = cursor.offset
+    kind = cursor.number(I32)
     if kind not in TENSOR_TYPES:
-        raise cursor.fail("tensor type %d is unknown: the model is newer than this collection" % kind)
-    elements = 1
-    for size in shape:
-        if size < 0 or elements * size > 1 << 62:
-            raise cursor.fail("dimensions %r are not believable" % (shape,))
-        elements *= size
+        raise cursor.fail("tensor type %d is unknown: no type of llama.cpp, or one newer than b11434" % kind, start)
     tensor_type = TENSOR_TYPES[kind]
     try:
         nbytes = tensor_type.row_bytes(shape[0]) * (elements // shape[0]) if elements else 0
     except ValueError as error:
-        raise cursor.fail(str(error)) from error
-    return Tensor(name, shape, tensor_type.name, offset, nbytes)
+        raise cursor.fail(str(error), start) from error
+    if elements // tensor_type.block_elements > _SIZE_MAX // tensor_type.block_bytes:
+        raise cursor.fail("dimensions %r have more bytes than 64 bits can count" % (shape,), start)
+    return Tensor(name, shape, tensor_type.name, cursor.number(U64), nbytes)
+
+
+def _elements(cursor: Cursor, shape: tuple[int, ...], start: int) -> int:
+    """Return how many elements there are; ggml_new_tensor_impl aborts where their count overflows."""
+    if min(shape) < 0:
+        raise cursor.fail("dimensions %r: none can be negative" % (shape,), start)
+    elements = shape[0]
+    for size in shape[1:]:
+        if size > 1:
+            if elements >= _INT64_MAX // size:
+                raise cursor.fail("dimensions %r have more elements than 63 bits can count" % (shape,), start)
+            elements *= size
+    return elements if 0 not in shape else 0

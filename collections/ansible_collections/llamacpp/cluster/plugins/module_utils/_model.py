@@ -4,56 +4,28 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import Array, GgufError, Header, LongString, Value
+from ansible_collections.llamacpp.cluster.plugins.module_utils._ggml_types import FILE_TYPES
+from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import Array, Header, LongString, Value
+from ansible_collections.llamacpp.cluster.plugins.module_utils._split import check_set, shard_names
 
-# How llama.cpp names the files of a split model (llama_split_path, b11434).
-_SHARD = re.compile(r"^(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
-_LAYER = re.compile(r"^blk\.(\d+)\.")
-MAX_LAYERS = 512
+__all__ = ["ModelFacts", "Shard", "TensorGroup", "describe", "shard_names", "tensor_list"]
 
-# enum llama_ftype in llama.cpp's include/llama.h (b11434), as llama.cpp names them. The same
-# as LlamaFileType of the gguf package, which targets do not have; a unit test compares the two.
-FILE_TYPES = {
-    0: "F32",
-    1: "F16",
-    2: "Q4_0",
-    3: "Q4_1",
-    7: "Q8_0",
-    8: "Q5_0",
-    9: "Q5_1",
-    10: "Q2_K",
-    11: "Q3_K_S",
-    12: "Q3_K_M",
-    13: "Q3_K_L",
-    14: "Q4_K_S",
-    15: "Q4_K_M",
-    16: "Q5_K_S",
-    17: "Q5_K_M",
-    18: "Q6_K",
-    19: "IQ2_XXS",
-    20: "IQ2_XS",
-    21: "Q2_K_S",
-    22: "IQ3_XS",
-    23: "IQ3_XXS",
-    24: "IQ1_S",
-    25: "IQ4_NL",
-    26: "IQ3_S",
-    27: "IQ3_M",
-    28: "IQ2_S",
-    29: "IQ2_M",
-    30: "IQ4_XS",
-    31: "IQ1_M",
-    32: "BF16",
-    36: "TQ1_0",
-    37: "TQ2_0",
-    38: "MXFP4_MOE",
-    39: "NVFP4",
-    40: "Q1_0",
+_LAYER = re.compile(r"^blk\.([0-9]+)\.")
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS in llama.cpp's src/llama-hparams.h, b11434
+# What llama.cpp wants one of, or as many as there are layers (load_hparams in src/llama-model.cpp).
+_BY_LAYER = ("feed_forward_length", "attention.head_count", "attention.head_count_kv")
+# general.type of files that are no model (gguf-py, GGUFType).
+_NO_MODELS = {
+    "adapter": "an adapter, which goes beside the model that it was trained for",
+    "mmproj": "a projector for images or sound, which goes beside its model",
+    "imatrix": "an importance matrix, which is for making quantisations",
+    "vocab": "a bare vocabulary",
 }
 
 
@@ -72,7 +44,7 @@ class TensorGroup(NamedTuple):
     nbytes: int
 
     @property
-    def count(self) -> int:
+    def copies(self) -> int:
         """How many tensors it stands for."""
         return len(self.layers) or 1
 
@@ -130,15 +102,42 @@ class ModelFacts:
         """Return a hyper-parameter that is one whole number; of a list, the largest."""
         value = self.hyperparameters.get(key, default)
         if isinstance(value, (list, tuple)):
-            value = max(value, default=default)
+            value = max((item for item in value if isinstance(item, int)), default=default)
         return value if isinstance(value, int) else default
 
     def per_layer(self, key: str, default: int) -> tuple[int, ...]:
         """Return a hyper-parameter for each layer; files give one number for all, or one a layer."""
         value = self.hyperparameters.get(key, default)
         if isinstance(value, (list, tuple)):
-            return tuple(int(item) for item in value[: self.n_layers])
-        return (int(value),) * self.n_layers
+            return tuple(item if isinstance(item, int) else default for item in value[: self.n_layers])
+        return (value if isinstance(value, int) else default,) * self.n_layers
+
+    def servable(self) -> str | None:
+        """Return why llama-server could not serve it, or None; what only its architecture knows is not looked at."""
+        kind = self.metadata.get("general.type")
+        if self.architecture == "clip":
+            kind = "mmproj"
+        if isinstance(kind, str) and kind in _NO_MODELS:
+            return "it is %s" % _NO_MODELS[kind]
+        if not self.architecture:
+            return "it names no architecture (general.architecture), so it is not a model to serve"
+        if not self.tensor_count:
+            return "it has no tensors: a bare vocabulary"
+        n_layers = self.hyperparameters.get("block_count", 0)
+        if isinstance(n_layers, bool) or not isinstance(n_layers, int) or not 1 <= n_layers <= MAX_LAYERS:
+            return "%s.block_count says %s layers: a model to serve has 1 to %d" % (
+                self.architecture,
+                n_layers,
+                MAX_LAYERS,
+            )
+        for key in _BY_LAYER:
+            value = self.hyperparameters.get(key)
+            if isinstance(value, (list, tuple)) and len(value) != n_layers:
+                return "%s.%s has %d entries, the model %d layers" % (self.architecture, key, len(value), n_layers)
+        for group in self.tensor_groups:
+            if group.layers and group.layers[-1] >= n_layers:
+                return "%s belongs to layer %d, the model has %d" % (group.name, group.layers[-1], n_layers)
+        return None
 
     # What follows until as_dict serves the planner of before and goes with it.
 
@@ -202,50 +201,16 @@ class ModelFacts:
         return replace(self, sha256=sha256)
 
 
-def shard_names(name: str) -> list[str]:
-    """Return the names of all files of a model, given the name of one of them.
-
-    A name without ``-00001-of-00003`` is a model in one file. Raises :class:`GgufError`
-    when ``name`` is a shard, but not the first: llama.cpp opens the first.
-    """
-    match = _SHARD.match(name)
-    if not match:
-        return [name]
-    count = int(match.group("count"))
-    if int(match.group("number")) != 1:
-        first = "%s-00001-of-%05d.gguf" % (match.group("prefix"), count)
-        number = int(match.group("number"))
-        raise GgufError("path", 0, "it is shard %d of %d: name the first, %s" % (number, count, first))
-    return ["%s-%05d-of-%05d.gguf" % (match.group("prefix"), number, count) for number in range(1, count + 1)]
-
-
 def describe(headers: Sequence[Header], files: Sequence[str], sha256: str | None = None) -> ModelFacts:
-    """Draw the facts from the headers of all files of a model, in order.
+    """Draw the facts from the headers of all files of a model, in order; of anything that is GGUF.
 
-    Raises :class:`GgufError` for a model that llama-server could not serve: no architecture
-    (an adapter or a bare vocabulary), no layers, or a set of files that is not complete.
+    Raises :class:`GgufError` for a set of files that is not complete or mixed up. Whether it can be
+    served is for :meth:`ModelFacts.servable` to say.
     """
+    check_set(headers, files)
     first = headers[0].values
-    count = first.get("split.count", 1)
-    if count not in (len(headers), 0):
-        raise GgufError("split.count", 0, "the model has %s files, %d were found" % (count, len(headers)))
-    architecture = first.get("general.architecture")
-    if not isinstance(architecture, str) or not architecture:
-        raise GgufError("general.architecture", 0, "it names no architecture, so it is not a model to serve")
-    hyperparameters = _hyperparameters(first, architecture)
-    n_layers = hyperparameters.get("block_count", 0)
-    if isinstance(n_layers, bool) or not isinstance(n_layers, int) or not 1 <= n_layers <= MAX_LAYERS:
-        raise GgufError(
-            architecture + ".block_count",
-            0,
-            "%r layers: a model to serve has 1 to %d, an adapter or a bare vocabulary none" % (n_layers, MAX_LAYERS),
-        )
-    for key, value in hyperparameters.items():
-        if key.startswith("attention.head_count") and isinstance(value, list) and len(value) < n_layers:
-            where = "%s.%s" % (architecture, key)
-            raise GgufError(where, 0, "it has %d entries, the model %d layers" % (len(value), n_layers))
+    architecture = _text(first.get("general.architecture"))
     file_type = first.get("general.file_type")
-    license_name = first.get("general.license")
     quantisation: dict[str, int] = {}
     for header in headers:
         for tensor in header.tensors:
@@ -255,7 +220,7 @@ def describe(headers: Sequence[Header], files: Sequence[str], sha256: str | None
         byte_order="little",
         alignment=headers[0].alignment,
         architecture=architecture,
-        name=str(first.get("general.name", "")),
+        name=_text(first.get("general.name")),
         file_type=FILE_TYPES.get(file_type) if isinstance(file_type, int) else None,
         quantisation=quantisation,
         parameter_count=sum(_elements(tensor.shape) for header in headers for tensor in header.tensors),
@@ -263,47 +228,78 @@ def describe(headers: Sequence[Header], files: Sequence[str], sha256: str | None
         tensor_count=sum(len(header.tensors) for header in headers),
         tensor_bytes=sum(quantisation.values()),
         shards=tuple(Shard(name, header.file_bytes, len(header.tensors)) for name, header in zip(files, headers)),
-        metadata={key: _plain(value) for key, value in first.items()},
-        hyperparameters=hyperparameters,
-        tensor_groups=_groups(headers, n_layers),
+        metadata={_clean(key): _plain(value) for key, value in first.items()},
+        hyperparameters=_hyperparameters(first, architecture),
+        tensor_groups=_groups(headers),
         chat_template="tokenizer.chat_template" in first,
-        license=license_name if isinstance(license_name, str) else None,
+        license=_text(first.get("general.license")) or None,
         sha256=sha256,
     )
 
 
+def tensor_list(headers: Sequence[Header], files: Sequence[str]) -> list[dict[str, Any]]:
+    """Return every tensor: name, shape, type, offset (bytes from the start of its file), nbytes, shard (its file)."""
+    return [
+        {
+            "name": _clean(tensor.name),
+            "shape": list(tensor.shape),
+            "type": tensor.type_name,
+            "offset": header.data_offset + tensor.offset,
+            "nbytes": tensor.nbytes,
+            "shard": name,
+        }
+        for header, name in zip(headers, files)
+        for tensor in header.tensors
+    ]
+
+
 def _hyperparameters(values: Mapping[str, Value], architecture: str) -> dict[str, Any]:
     prefix = architecture + "."
-    found = {key[len(prefix) :]: _plain(value) for key, value in values.items() if key.startswith(prefix)}
+    found = {_clean(key[len(prefix) :]): _plain(value) for key, value in values.items() if key.startswith(prefix)}
     tokens = values.get("tokenizer.ggml.tokens")
-    # llama.cpp counts the tokens (LLM_KV_VOCAB_SIZE is for models without a vocabulary).
-    found["vocab_size"] = tokens.length if isinstance(tokens, Array) else found.get("vocab_size", 0)
+    if isinstance(tokens, Array):
+        # llama.cpp counts the tokens (LLM_KV_VOCAB_SIZE is for models without a vocabulary).
+        found["vocab_size"] = tokens.length
+    elif not isinstance(found.get("vocab_size"), int):
+        found["vocab_size"] = 0
     return found
 
 
+def _clean(text: str) -> str:
+    """Return ``text`` with bytes that were no UTF-8 spelt out, so that JSON and YAML can have it."""
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _text(value: Value | None) -> str:
+    return _clean(value) if isinstance(value, str) else ""
+
+
 def _plain(value: Value) -> Any:
+    if isinstance(value, str):
+        return _clean(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no NaN and no infinity
     if isinstance(value, Array):
-        return {"type": value.type_name, "length": value.length} if value.items is None else list(value.items)
+        if value.items is None:
+            return {"type": value.type_name, "length": value.length}
+        return [_plain(item) for item in value.items]
     if isinstance(value, LongString):
         return {"length": value.length}
     return value
 
 
-def _groups(headers: Sequence[Header], n_layers: int) -> tuple[TensorGroup, ...]:
+def _groups(headers: Sequence[Header]) -> tuple[TensorGroup, ...]:
     """Gather tensors that differ in nothing but their layer, in the order of the file."""
     found: dict[tuple[str, tuple[int, ...], str, int], list[int]] = {}
     for header in headers:
         for tensor in header.tensors:
-            match = _LAYER.match(tensor.name)
-            name = tensor.name
+            name = _clean(tensor.name)
+            match = _LAYER.match(name)
             if match:
-                layer = int(match.group(1))
-                if layer >= n_layers:
-                    raise GgufError(name, 0, "it belongs to layer %d, the model has %d" % (layer, n_layers))
                 name = "blk.*." + name[match.end() :]
             layers = found.setdefault((name, tensor.shape, tensor.type_name, tensor.nbytes), [])
             if match:
-                layers.append(layer)
+                layers.append(int(match.group(1)))
     return tuple(
         TensorGroup(name, tuple(sorted(layers)), shape, kind, nbytes)
         for (name, shape, kind, nbytes), layers in found.items()

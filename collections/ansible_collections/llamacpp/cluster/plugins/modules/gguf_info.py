@@ -7,34 +7,61 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gguf_info
-short_description: Read the header of a GGUF model, from a file or over HTTP
+short_description: Read the header of a GGUF file, from a disk, a web server or a hub
 version_added: 0.1.0
 description:
-  - Reads architecture, shape and tensor sizes from the header, never the weights. Takes a fraction of a second for any
-    model, also when it is at an address.
-  - Reads all files of a model that is split into C(-00001-of-00003.gguf) and so on, given the first.
-  - Fails when the file is missing, truncated, not GGUF, or has another sha256 than O(sha256).
+  - Reads what the header says of architecture, shape and tensor sizes, never the weights. Takes a fraction of a second.
+  - From a server, no more is fetched than the header and 1 MiB.
+  - Reads all files of a model that is split into C(-00001-of-00003.gguf) and so on, given any of them.
+  - Describes everything that is GGUF, also adapters, projectors, importance matrices and bare vocabularies.
+  - Takes and refuses the same files as llama.cpp b11434. Fails when the file is missing, truncated, not GGUF, broken,
+    one of a set that is mixed up, or has another sha256 than O(sha256); the message names the field and the byte.
 options:
   path:
-    description: Model file on the machine where the module runs.
+    description: Model file on the machine where the module runs; of a split model, any of its files.
     type: path
   url:
-    description: Address of the model file. The server has to support ranges.
+    description:
+      - Address of the model file; C(http), C(https), or C(hf://owner/repo/file.gguf) with or without C(@revision).
+      - A server without ranges is read as far as necessary.
+      - The environment variable E(HF_ENDPOINT) names another hub.
     type: str
+  revision:
+    description: Branch, tag or commit of an C(hf://) address.
+    type: str
+  token:
+    description:
+      - Token for the server of O(url). It is sent to that server alone, and not on to where it redirects.
+      - Without it, the hub gets that of the environment variable E(HF_TOKEN), or of the file that its command line
+        tool writes, C(~/.cache/huggingface/token).
+    type: str
+  timeout:
+    description: Seconds to wait for the server of O(url).
+    type: int
+    default: 30
   sha256:
-    description: What the sha256 of the file at O(path) has to be. Of a split model it is that of the first file.
+    description: What the sha256 of the file at O(path) has to be. Of a split model it is that of the named file.
     type: str
   hash_cache:
     description:
       - File that remembers sha256s by path, size, time and inode, so that an unchanged file is read only once.
       - Not written in check mode.
     type: path
-  timeout:
-    description: Seconds to wait for the server of O(url).
-    type: int
-    default: 30
+  tensors:
+    description: Return the list of tensors too.
+    type: bool
+    default: false
+  metadata:
+    description:
+      - V(summary) returns long arrays as their type and length and long strings as their length.
+      - V(full) returns them whole; a vocabulary is 10 to 20 MiB.
+    type: str
+    choices: [summary, full]
+    default: summary
 extends_documentation_fragment:
   - llamacpp.cluster.attributes.info
+seealso:
+  - module: llamacpp.cluster.hub_info
 author:
   - The llamacpp.cluster authors (@llamacpp-cluster)
 """
@@ -44,198 +71,174 @@ EXAMPLES = r"""
   llamacpp.cluster.gguf_info:
     path: /srv/models/qwen3-14b-q4_k_m.gguf
   register: model
+
+- name: Read the header of a model on the hub, at a commit
+  llamacpp.cluster.gguf_info:
+    url: hf://ggml-org/gemma-3-4b-it-GGUF/gemma-3-4b-it-Q4_K_M.gguf
+    revision: 8f8db1a
+    tensors: true
 """
 
 RETURN = r"""
 gguf:
-  description: What the planner has to know of the model.
+  description: What the header says.
   returned: success
   type: dict
   contains:
+    version:
+      description: Version of the file format.
+      type: int
+    byte_order:
+      description: V(little), which is all that llama.cpp reads on the machines that it runs on here.
+      type: str
+    alignment:
+      description: Bytes to which tensors are aligned.
+      type: int
     architecture:
-      description: Architecture as llama.cpp calls it.
+      description: Architecture as llama.cpp calls it; empty in a file that names none.
       type: str
     name:
       description: The name that the file gives itself.
       type: str
     file_type:
-      description: Number of the quantisation, or null.
+      description: Quantisation that the file says it has, as llama.cpp calls it (V(Q4_K_M)), or null.
+      type: str
+    quantisation:
+      description: Quantisation that it really has, bytes of each tensor type.
+      type: dict
+      sample: {"F32": 266240, "Q4_K": 1254096896, "Q6_K": 269025280}
+    parameter_count:
+      description: Numbers in all tensors.
       type: int
-    version:
-      description: Version of the file format.
-      type: int
-    n_layers:
-      description: Layers, the output not counted.
-      type: int
-    n_ctx_train:
-      description: Tokens of context that it was trained on.
-      type: int
-    n_embd:
-      description: Width of the model.
-      type: int
-    n_ff:
-      description: Width of its feed-forward layers.
-      type: int
-    n_head:
-      description: Attention heads.
-      type: int
-    n_head_kv:
-      description: Key and value heads of each layer; 0 for a layer without attention.
-      type: list
-      elements: int
-    key_length:
-      description: Width of a key.
-      type: int
-    value_length:
-      description: Width of a value.
-      type: int
-    n_vocab:
-      description: Tokens in the vocabulary.
-      type: int
-    n_tensors:
-      description: Tensors in all files.
-      type: int
-    file_bytes:
+    file_size:
       description: Bytes of all files.
       type: int
-    files:
-      description: Names of all files.
-      type: list
-      elements: str
+    tensor_count:
+      description: Tensors in all files.
+      type: int
     tensor_bytes:
-      description: Bytes of all tensors.
+      description: Bytes of all tensors, without padding.
       type: int
-    layer_bytes:
-      description: Bytes of each layer.
+    shards:
+      description: The files, in order.
       type: list
-      elements: int
-    embed_bytes:
-      description: Bytes of the input side, which stays in the head's memory.
-      type: int
-    output_bytes:
-      description: Bytes of the output side; when it is tied, the embedding once more.
-      type: int
+      elements: dict
+      contains:
+        name:
+          description: Name without its directory.
+          type: str
+        size:
+          description: Bytes of the file.
+          type: int
+        tensor_count:
+          description: Tensors in it.
+          type: int
+    metadata:
+      description:
+        - All keys of the first file.
+        - With O(metadata=summary), arrays of more than 4096 numbers, and all of strings, are C(type) and C(length);
+          strings of more than 64 KiB are C(length). Infinity and not-a-number are strings.
+      type: dict
+    hyperparameters:
+      description:
+        - The keys of the architecture without its name, such as C(block_count) and C(attention.head_count_kv);
+          a number, or a list with one for each layer.
+        - C(vocab_size) is always there.
+      type: dict
+      sample: {"block_count": 28, "context_length": 40960, "attention.head_count_kv": 8, "vocab_size": 151936}
+    tensor_groups:
+      description: Tensors that differ in nothing but their layer.
+      type: list
+      elements: dict
+      contains:
+        name:
+          description: Name with C(*) for the layer.
+          type: str
+        layers:
+          description: Layers that have it, as first and last of ranges; empty outside of the layers.
+          type: list
+          elements: list
+        shape:
+          description: Dimensions, the first one first.
+          type: list
+          elements: int
+        type:
+          description: Tensor type.
+          type: str
+        nbytes:
+          description: Bytes of one of them.
+          type: int
     chat_template:
       description: Whether the file brings a chat template.
       type: bool
+    license:
+      description: The licence that the file names, or null.
+      type: str
     sha256:
       description: sha256 that was verified, or null.
       type: str
+    tensors:
+      description: All tensors.
+      returned: O(tensors=true)
+      type: list
+      elements: dict
+      contains:
+        name:
+          description: Name.
+          type: str
+        shape:
+          description: Dimensions, the first one first.
+          type: list
+          elements: int
+        type:
+          description: Tensor type.
+          type: str
+        offset:
+          description: Where it begins, in bytes from the start of its file.
+          type: int
+        nbytes:
+          description: Bytes, without padding.
+          type: int
+        shard:
+          description: The file that it is in.
+          type: str
+servable:
+  description: Whether it is a model that llama-server could serve, as far as a header can say.
+  returned: success
+  type: bool
+reason:
+  description: Why it is none, or null.
+  returned: success
+  type: str
+fetched_bytes:
+  description: Bytes that came over the network.
+  returned: success
+  type: int
 """
 
-import hashlib
-import json
 import os
-import tempfile
-import urllib.error
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.urls import open_url
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import (
-    GgufError,
-    Header,
-    parse_header,
-    read_header,
-)
-from ansible_collections.llamacpp.cluster.plugins.module_utils._model import describe, shard_names
-
-BLOCK = 1 << 20
-# A header is a few MiB; this bounds what a server can make us read.
-HEADER_LIMIT = 256 << 20
+from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError
+from ansible_collections.llamacpp.cluster.plugins.module_utils._hash_cache import HashCache
+from ansible_collections.llamacpp.cluster.plugins.module_utils._model import describe, tensor_list
+from ansible_collections.llamacpp.cluster.plugins.module_utils._read_model import read_headers
 
 
-class ModelError(Exception):
-    """The model cannot be used; the text says why and what to do."""
-
-
-class HashCache:
-    """Remembers sha256s of files that have not changed since."""
-
-    def __init__(self, path: str | None) -> None:
-        self.path = path
-
-    def entries(self) -> dict[str, Any]:
-        """Return what is remembered; nothing when the cache is missing or broken."""
-        try:
-            with open(self.path or "", encoding="utf-8") as stream:
-                entries = json.load(stream)
-        except (OSError, ValueError):
-            return {}
-        return entries if isinstance(entries, dict) else {}
-
-    def sha256(self, path: str, write: bool) -> str:
-        """Return the sha256 of a file, from memory when its size, time and inode are the same."""
-        real = os.path.realpath(path)
-        info = os.stat(real)
-        seen = {"size": info.st_size, "mtime_ns": info.st_mtime_ns, "inode": info.st_ino}
-        entry = self.entries().get(real)
-        if isinstance(entry, dict) and dict(entry, sha256=None) == dict(seen, sha256=None):
-            return str(entry["sha256"])
-        digest = hashlib.sha256()
-        with open(real, "rb") as stream:
-            for block in iter(lambda: stream.read(BLOCK), b""):
-                digest.update(block)
-        if self.path and write:
-            self.remember(real, dict(seen, sha256=digest.hexdigest()))
-        return digest.hexdigest()
-
-    def remember(self, real: str, entry: dict[str, Any]) -> None:
-        """Add an entry; files that are gone are forgotten."""
-        entries = {key: value for key, value in self.entries().items() if os.path.exists(key)}
-        entries[real] = entry
-        directory = os.path.dirname(str(self.path))
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=directory)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(entries, stream, indent=1, sort_keys=True)
-        os.chmod(temporary, 0o644)
-        os.rename(temporary, str(self.path))
-
-
-def fetch_header(url: str, timeout: int) -> Header:
-    """Read a header over HTTP and hang up; raises :class:`ModelError` or :class:`GgufError`."""
-    try:
-        answer = open_url(url, headers={"Range": "bytes=0-%d" % (HEADER_LIMIT - 1)}, timeout=timeout)
-    except urllib.error.HTTPError as error:
-        raise ModelError("the server says %d %s; correct the address" % (error.code, error.reason)) from error
-    except (OSError, ValueError) as error:
-        raise ModelError("%s; correct the address, or see that the server can be reached" % error) from error
-    with answer:
-        total = str(answer.headers.get("Content-Range", "")).rpartition("/")[2]
-        if answer.status != 206 or not total.isdigit():
-            raise ModelError("the server does not support ranges; download the file and give its path instead")
-        return parse_header(answer.read, int(total))
-
-
-def examine(module: AnsibleModule, place: str) -> dict[str, Any]:
-    """Return the facts of the model at ``place``, a path or an address."""
-    params = module.params
-    directory, name = place.rsplit("/", 1)
-    tail = ""
-    if params["url"] and "?" in name:
-        name, tail = name.split("?", 1)
-        tail = "?" + tail
-    names = shard_names(name)
-    headers = []
-    for shard in names:
-        where = "%s/%s%s" % (directory, shard, tail)
-        try:
-            headers.append(fetch_header(where, params["timeout"]) if params["url"] else read_header(where))
-        except (GgufError, ModelError) as error:
-            if len(names) > 1:
-                raise ModelError("%s: %s" % (shard, error)) from error
-            raise
-    sha256 = None
-    if params["sha256"] and params["path"]:
-        wanted = params["sha256"].strip().lower()
-        sha256 = HashCache(params["hash_cache"]).sha256(place, not module.check_mode)
-        if sha256 != wanted:
-            raise ModelError(
-                "its sha256 is %s, not %s as declared; correct the checksum, or get the file again" % (sha256, wanted)
-            )
-    return describe(headers, names, sha256).as_dict()
+def verified(module: AnsibleModule, path: str) -> str | None:
+    """Return the sha256 of the file if one is wanted; ends the module when it has another."""
+    wanted = (module.params["sha256"] or "").strip().lower()
+    if not wanted or not module.params["path"]:
+        return None
+    sha256 = HashCache(module.params["hash_cache"]).sha256(path, not module.check_mode)
+    if sha256 != wanted:
+        module.fail_json(
+            msg="%s: its sha256 is %s, not %s as declared; correct the checksum, or get the file again"
+            % (path, sha256, wanted)
+        )
+    return sha256
 
 
 def main() -> None:
@@ -244,20 +247,34 @@ def main() -> None:
         argument_spec={
             "path": {"type": "path"},
             "url": {"type": "str"},
+            "revision": {"type": "str"},
+            "token": {"type": "str", "no_log": True},
+            "timeout": {"type": "int", "default": 30},
             "sha256": {"type": "str"},
             "hash_cache": {"type": "path"},
-            "timeout": {"type": "int", "default": 30},
+            "tensors": {"type": "bool", "default": False},
+            "metadata": {"type": "str", "choices": ["summary", "full"], "default": "summary"},
         },
         mutually_exclusive=[("path", "url")],
         required_one_of=[("path", "url")],
         supports_check_mode=True,
     )
-    place = module.params["url"] or os.path.abspath(module.params["path"])
+    params = module.params
+    place = params["url"] or os.path.abspath(params["path"])
     try:
-        facts = examine(module, place)
-    except (GgufError, ModelError, OSError) as error:
+        model = read_headers(
+            place, params["revision"], params["token"], params["timeout"], params["metadata"] == "full"
+        )
+        facts = describe(model.headers, model.names, verified(module, place))
+    except GgufError as error:
         module.fail_json(msg="%s: %s" % (place, error))
-    module.exit_json(changed=False, gguf=facts)
+    except OSError as error:
+        module.fail_json(msg=str(error) if params["url"] else "%s: %s" % (place, error))
+    gguf: dict[str, Any] = facts.as_dict()
+    if params["tensors"]:
+        gguf["tensors"] = tensor_list(model.headers, model.names)
+    reason = facts.servable()
+    module.exit_json(changed=False, gguf=gguf, servable=reason is None, reason=reason, fetched_bytes=model.fetched)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError, Header, parse_header
-from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts, describe, shard_names
+from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import Header, parse_header
+from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts, describe, tensor_list
 from ansible_collections.llamacpp.cluster.tests.unit.builders import gguf, llama
+from ansible_collections.llamacpp.cluster.tests.unit.gguf_bytes import build, pair, split
 
 
 def header(raw: bytes) -> Header:
@@ -24,7 +26,7 @@ def facts(raw: bytes) -> ModelFacts:
 def test_a_whole_model():
     raw = llama(n_layers=3, vocabulary=96)
     model = facts(raw)
-    assert (model.architecture, model.name, model.file_type, model.version) == ("llama", "toy", 1, 3)
+    assert (model.architecture, model.name, model.file_type, model.version) == ("llama", "toy", "F16", 3)
     assert (model.n_layers, model.n_embd, model.n_ff, model.n_ctx_train) == (3, 64, 128, 2048)
     assert (model.n_head, model.n_head_kv) == (4, (2, 2, 2))
     assert (model.key_length, model.value_length) == (16, 16)  # embedding over heads
@@ -62,60 +64,91 @@ def test_facts_survive_json():
     assert ModelFacts.from_dict(model.as_dict()) == model
 
 
+LLAMA = {"general.architecture": "llama"}
+TENSOR = [("blk.0.w", (32,), "F32")]
+
+
 @pytest.mark.parametrize(
-    ("values", "field", "words"),
+    ("values", "tensors", "words"),
     [
-        ({}, "general.architecture", "names no architecture"),
-        ({"general.architecture": 5}, "general.architecture", "names no architecture"),
-        ({"general.architecture": "llama"}, "llama.block_count", "0 layers"),
-        ({"general.architecture": "llama", "llama.block_count": 513}, "llama.block_count", "513 layers"),
-        ({"general.architecture": "llama", "llama.block_count": "8"}, "llama.block_count", "'8' is not a number"),
+        ({}, TENSOR, "names no architecture"),
+        ({"general.architecture": 5}, TENSOR, "names no architecture"),
+        ({"general.architecture": "clip", "clip.block_count": 3}, TENSOR, "a projector for images"),
+        (dict(LLAMA, **{"general.type": "adapter"}), TENSOR, "an adapter"),
+        ({"general.type": "imatrix"}, TENSOR, "an importance matrix"),
+        (dict(LLAMA, **{"llama.block_count": 1}), [], "a bare vocabulary"),
+        (LLAMA, TENSOR, "says 0 layers"),
+        (dict(LLAMA, **{"llama.block_count": 513}), TENSOR, "says 513 layers"),
+        (dict(LLAMA, **{"llama.block_count": "8"}), TENSOR, "says 8 layers"),
+        (dict(LLAMA, **{"llama.block_count": True}), TENSOR, "says True layers"),
         (
-            {"general.architecture": "llama", "llama.block_count": 4, "llama.attention.head_count_kv": [1, 1]},
-            "llama.attention.head_count_kv",
-            "2 entries, the model 4 layers",
+            dict(LLAMA, **{"llama.block_count": 4, "llama.attention.head_count_kv": [1, 1]}),
+            TENSOR,
+            "head_count_kv has 2 entries, the model 4 layers",
         ),
+        (dict(LLAMA, **{"llama.block_count": 1}), [("blk.1.w", (32,), "F32")], "belongs to layer 1, the model has 1"),
     ],
 )
-def test_what_cannot_be_served(values, field, words):
-    with pytest.raises(GgufError, match=words) as caught:
-        facts(gguf(values, []))
-    assert caught.value.field == field
+def test_what_cannot_be_served_is_described_all_the_same(values, tensors, words):
+    model = facts(gguf(values, tensors))
+    assert words in model.servable()
+    assert ModelFacts.from_dict(json.loads(json.dumps(model.as_dict()))) == model
 
 
-def test_a_tensor_beyond_the_last_layer():
-    with pytest.raises(GgufError, match="belongs to layer 1, the model has 1"):
-        facts(gguf(tensors=[("blk.1.w", (32,), "F32")]))
+def test_a_model_can_be_served():
+    assert facts(llama()).servable() is None
 
 
-def test_names_of_a_split_model():
-    assert shard_names("m.gguf") == ["m.gguf"]
-    assert shard_names("m-00001-of-00003.gguf") == [
-        "m-00001-of-00003.gguf",
-        "m-00002-of-00003.gguf",
-        "m-00003-of-00003.gguf",
+def test_odd_values_pass_json():
+    pairs = [
+        pair("nan", "f32", float("nan")),
+        pair("infinities", "[f64]", [float("inf"), float("-inf")]),
+        pair(b"bytes \xff", "str", b"\xfe"),
+        pair("general.name", "str", b"\xc3\xa9\xff"),
     ]
+    model = facts(build(pairs))
+    assert model.metadata == {
+        "nan": "nan",
+        "infinities": ["inf", "-inf"],
+        "bytes \\xff": "\\xfe",
+        "general.name": "\xe9\\xff",
+    }
+    assert json.loads(json.dumps(model.as_dict(), allow_nan=False))["name"] == "\xe9\\xff"
 
 
-def test_only_the_first_shard_names_a_model():
-    with pytest.raises(GgufError, match=r"shard 2 of 3: name the first, m-00001-of-00003\.gguf"):
-        shard_names("m-00002-of-00003.gguf")
+def test_hyperparameters_of_odd_types_are_not_taken_for_numbers():
+    pairs = [
+        pair("general.architecture", "str", "x"),
+        pair("x.block_count", "u32", 2),
+        pair("x.attention.head_count", "str", "many"),
+        pair("x.attention.head_count_kv", "[f32]", [float("inf"), 1.5]),
+        pair("x.feed_forward_length", "[u8]", [1] * 5000),
+        pair("x.vocab_size", "str", "large"),
+    ]
+    model = facts(build(pairs))
+    assert model.number("attention.head_count", 7) == 7
+    assert model.per_layer("attention.head_count", 7) == (7, 7)
+    assert model.per_layer("attention.head_count_kv", 3) == (3, 3)
+    assert model.number("attention.head_count_kv", 3) == 3
+    assert model.per_layer("feed_forward_length", 1) == (1, 1)
+    assert model.hyperparameters["vocab_size"] == 0
 
 
 def test_a_split_model_adds_up():
-    values = {"general.architecture": "llama", "llama.block_count": 2, "split.count": 2}
-    # Everything but tensors stands in the first file.
-    values["llama.attention.key_length"] = 24
-    first = gguf(values, [("blk.0.w", (8,), "F32")])
-    second = gguf({"split.count": 2}, [("blk.1.w", (16,), "F32")], version=2)
-    model = describe([header(first), header(second)], ["a", "b"])
-    assert model.layer_bytes == (32, 64)
-    assert model.file_bytes == len(first) + len(second)
-    assert model.files == ("a", "b")
-    assert (model.key_length, model.version) == (24, 3)
+    headers = [header(raw) for raw in split(3)]
+    model = describe(headers, ["a", "b", "c"])
+    assert model.layer_bytes == (128, 128, 128)
+    assert model.file_size == sum(item.file_bytes for item in headers)
+    assert [(shard.name, shard.tensor_count) for shard in model.shards] == [("a", 1), ("b", 1), ("c", 1)]
 
 
-def test_a_split_model_with_files_missing():
-    first = gguf({"general.architecture": "llama", "llama.block_count": 2, "split.count": 2}, [])
-    with pytest.raises(GgufError, match="the model has 2 files, 1 were found"):
-        describe([header(first)], ["a"])
+def test_every_tensor_knows_its_file():
+    headers = [header(raw) for raw in split(2, tensors=2)]
+    listed = tensor_list(headers, ["a", "b"])
+    assert [(item["name"], item["shard"]) for item in listed] == [
+        ("blk.0.w", "a"),
+        ("blk.1.w", "a"),
+        ("blk.2.w", "b"),
+        ("blk.3.w", "b"),
+    ]
+    assert listed[1]["offset"] == listed[0]["offset"] + 128 == headers[0].data_offset + 128

@@ -7,13 +7,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _hash_cache
 from ansible_collections.llamacpp.cluster.plugins.modules import gguf_info
-from ansible_collections.llamacpp.cluster.tests.unit.builders import gguf, llama
+from ansible_collections.llamacpp.cluster.tests.unit.builders import llama
+from ansible_collections.llamacpp.cluster.tests.unit.gguf_bytes import build, pair, split
+from ansible_collections.llamacpp.cluster.tests.unit.hub_server import HubServer
 
 SHARDS = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
 
@@ -27,30 +28,46 @@ def model(tmp_path):
 
 @pytest.fixture
 def shards(tmp_path):
-    values = {"general.architecture": "llama", "llama.block_count": 2, "split.count": 2}
-    (tmp_path / SHARDS[0]).write_bytes(gguf(values, [("blk.0.w", (8,), "F32")]))
-    (tmp_path / SHARDS[1]).write_bytes(gguf({"split.count": 2}, [("blk.1.w", (16,), "F32")]))
+    for name, raw in zip(SHARDS, split(2)):
+        (tmp_path / name).write_bytes(raw)
     return tmp_path
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A hub that has nothing yet; whoever asks has no token."""
+    server = HubServer()
+    for name in ("HF_TOKEN", "HF_HOME", "HF_TOKEN_PATH", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    yield server
+    server.stop()
 
 
 def test_a_file(run_module, model):
     result = run_module(gguf_info, path=str(model))
     assert result["changed"] is False
     assert result["gguf"]["architecture"] == "llama"
-    assert result["gguf"]["n_layers"] == 4
-    assert result["gguf"]["files"] == ["m.gguf"]
+    assert result["gguf"]["hyperparameters"]["block_count"] == 4
+    assert result["gguf"]["shards"] == [{"name": "m.gguf", "size": model.stat().st_size, "tensor_count": 11}]
     assert result["gguf"]["sha256"] is None
+    assert "tensors" not in result["gguf"]
+    assert (result["servable"], result["reason"], result["fetched_bytes"]) == (True, None, 0)
 
 
-def test_a_split_model(run_module, shards):
-    assert run_module(gguf_info, path=str(shards / SHARDS[0]))["gguf"]["files"] == SHARDS
+@pytest.mark.parametrize("named", SHARDS)
+def test_a_split_model(run_module, shards, named):
+    facts = run_module(gguf_info, path=str(shards / named))["gguf"]
+    assert [shard["name"] for shard in facts["shards"]] == SHARDS
+    assert (facts["architecture"], facts["tensor_count"]) == ("llama", 2)
 
 
 def test_a_split_model_with_a_file_missing(run_module, shards):
     (shards / SHARDS[1]).unlink()
     result = run_module(gguf_info, path=str(shards / SHARDS[0]))
     assert result["failed"]
-    assert result["msg"].endswith("%s: there is no such file; correct the path, or put the file there" % SHARDS[1])
+    assert result["msg"].endswith("of its 2 files, %s are missing beside it" % SHARDS[1])
 
 
 @pytest.mark.parametrize(
@@ -59,17 +76,50 @@ def test_a_split_model_with_a_file_missing(run_module, shards):
         (b"<!DOCTYPE html>", "it is not a GGUF file"),
         (llama()[:-100], "it is truncated: its tensors need"),
         (llama()[:200], "it is truncated"),
-        (gguf({}, []), "it names no architecture"),
         (None, "there is no such file; correct the path, or put the file there"),
     ],
 )
-def test_what_is_no_model(run_module, tmp_path, content, words):
+def test_what_is_no_gguf(run_module, tmp_path, content, words):
     path = tmp_path / "m.gguf"
     if content is not None:
         path.write_bytes(content)
     result = run_module(gguf_info, path=str(path))
     assert result["failed"]
     assert result["msg"].startswith("%s: %s" % (path, words))
+
+
+def test_what_is_no_model_is_described(run_module, tmp_path):
+    path = tmp_path / "lora.gguf"
+    pairs = [pair("general.type", "str", "adapter"), pair("general.architecture", "str", "llama")]
+    path.write_bytes(build(pairs))
+    result = run_module(gguf_info, path=str(path))
+    assert result["gguf"]["metadata"]["general.type"] == "adapter"
+    assert (result["servable"], result["reason"]) == (
+        False,
+        "it is an adapter, which goes beside the model that it was trained for",
+    )
+
+
+def test_all_tensors(run_module, shards):
+    facts = run_module(gguf_info, path=str(shards / SHARDS[0]), tensors=True)["gguf"]
+    (first, second) = facts["tensors"]
+    assert first == {
+        "name": "blk.0.w",
+        "shape": [32],
+        "type": "F32",
+        "offset": (shards / SHARDS[0]).stat().st_size - 128,
+        "nbytes": 128,
+        "shard": SHARDS[0],
+    }
+    assert second["shard"] == SHARDS[1]
+
+
+def test_whole_arrays(run_module, model):
+    summary = run_module(gguf_info, path=str(model))["gguf"]["metadata"]
+    full = run_module(gguf_info, path=str(model), metadata="full")["gguf"]["metadata"]
+    assert summary["tokenizer.ggml.tokens"] == {"type": "str", "length": 96}
+    assert full["tokenizer.ggml.tokens"][:2] == ["t0", "t1"]
+    assert len(full["tokenizer.ggml.tokens"]) == 96
 
 
 def test_the_right_checksum(run_module, model):
@@ -97,7 +147,7 @@ class Hashes:
             self.count += 1
             return real(*arguments)
 
-        monkeypatch.setattr(gguf_info.hashlib, "sha256", counted)
+        monkeypatch.setattr(_hash_cache.hashlib, "sha256", counted)
 
 
 def test_an_unchanged_file_is_hashed_once(run_module, model, tmp_path, monkeypatch):
@@ -136,90 +186,47 @@ def test_check_mode_writes_no_cache(run_module, model, tmp_path):
     assert not cache.exists()
 
 
-@pytest.fixture
-def server(tmp_path):
-    """Serve ``tmp_path`` over HTTP; ``server.ranges = False`` makes it ignore ranges."""
-    sent = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            path = tmp_path / self.path.lstrip("/").split("?")[0]
-            if not path.is_file():
-                self.send_error(404)
-                return
-            raw = path.read_bytes()
-            wanted = self.headers["Range"]
-            if wanted and self.server.ranges:
-                last = min(int(wanted.split("-")[1]), len(raw) - 1)
-                self.send_response(206)
-                self.send_header("Content-Range", "bytes 0-%d/%d" % (last, len(raw)))
-            else:
-                self.send_response(200)
-            self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            try:
-                for start in range(0, len(raw), 1 << 16):
-                    self.wfile.write(raw[start : start + (1 << 16)])
-                    sent.append(1 << 16)
-            except OSError:
-                return  # the reader has seen enough
-
-        def log_message(self, *arguments):
-            """Keep quiet."""
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.ranges = True
-    httpd.sent = sent
-    thread = threading.Thread(target=httpd.serve_forever)
-    thread.start()
-    yield httpd
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
-
-
-def address(server, name):
-    return "http://127.0.0.1:%d/%s" % (server.server_address[1], name)
-
-
 def test_an_address(run_module, server, model):
-    result = run_module(gguf_info, url=address(server, "m.gguf?download=true"))
-    assert result["gguf"]["file_bytes"] == model.stat().st_size
-    assert result["gguf"]["n_layers"] == 4
+    server.files["models/m.gguf"] = model.read_bytes()
+    result = run_module(gguf_info, url=server.url + "/models/m.gguf?download=true")
+    assert result["gguf"]["file_size"] == model.stat().st_size
+    assert result["gguf"]["hyperparameters"]["block_count"] == 4
+    assert result["fetched_bytes"] == server.sent == model.stat().st_size
 
 
-def test_a_split_model_at_an_address(run_module, server, shards):
-    result = run_module(gguf_info, url=address(server, SHARDS[0]))
-    assert result["gguf"]["layer_bytes"] == [32, 64]
+@pytest.mark.parametrize("named", SHARDS)
+def test_a_split_model_at_an_address(run_module, server, named):
+    server.files = dict(zip(SHARDS, split(2)))
+    facts = run_module(gguf_info, url="%s/%s" % (server.url, named))["gguf"]
+    assert [shard["name"] for shard in facts["shards"]] == SHARDS
 
 
-def test_the_weights_are_not_fetched(run_module, server, tmp_path):
-    values = {"general.architecture": "llama", "llama.block_count": 1}
-    (tmp_path / "big.gguf").write_bytes(gguf(values, [("blk.0.w", (1024, 1024, 16), "F32")]))
-    assert run_module(gguf_info, url=address(server, "big.gguf"))["gguf"]["tensor_bytes"] == 64 << 20
-    assert sum(server.sent) < 32 << 20
+def test_the_hub(run_module, server, model):
+    server.files["q4/m.gguf"] = model.read_bytes()
+    server.token = "hf_secret"
+    result = run_module(gguf_info, url="hf://owner/model/q4/m.gguf", revision="main", token="hf_secret")
+    assert result["gguf"]["name"] == "toy"
+    assert "hf_secret" not in json.dumps(result["gguf"])
 
 
-def test_a_server_without_ranges(run_module, server, model):
-    server.ranges = False
-    result = run_module(gguf_info, url=address(server, "m.gguf"))
-    assert "does not support ranges; download the file and give its path instead" in result["msg"]
+def test_the_hub_says_no(run_module, server, model):
+    server.files["m.gguf"] = model.read_bytes()
+    server.token = "hf_secret"
+    result = run_module(gguf_info, url="hf://owner/model/m.gguf")
+    assert result["failed"]
+    assert "the server wants a token; set HF_TOKEN, or the option token" in result["msg"]
 
 
-def test_an_address_of_nothing(run_module, server):
-    assert (
-        "the server says 404 Not Found; correct the address"
-        in run_module(gguf_info, url=address(server, "none.gguf"))["msg"]
-    )
-
-
-def test_a_page_instead_of_a_model(run_module, server, tmp_path):
-    (tmp_path / "m.gguf").write_bytes(b"<html>please log in</html>")
-    assert "not a GGUF file" in run_module(gguf_info, url=address(server, "m.gguf"))["msg"]
+def test_a_page_instead_of_a_model(run_module, server):
+    server.files["m.gguf"] = b"<html>please log in</html>"
+    url = server.url + "/m.gguf"
+    result = run_module(gguf_info, url=url)
+    assert result["msg"].startswith("%s: it is not a GGUF file" % url)
 
 
 def test_nobody_there(run_module, server):
-    server.shutdown()
-    server.server_close()
-    result = run_module(gguf_info, url=address(server, "m.gguf"), timeout=2)
+    url = server.url + "/m.gguf"
+    server.stop()
+    server.stop = lambda: None
+    result = run_module(gguf_info, url=url, timeout=2)
     assert "see that the server can be reached" in result["msg"]
