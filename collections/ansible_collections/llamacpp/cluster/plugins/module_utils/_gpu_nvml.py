@@ -9,12 +9,14 @@ lists, dictionaries with the fields of NVML's structures) or a :class:`Handle`. 
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import importlib
 import importlib.util
 import os
 import re
 import sys
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -180,7 +182,7 @@ def question(function: str, arguments: tuple[Handle | int, ...]) -> str:
 def handle_token(function: str, arguments: tuple[Handle | int, ...]) -> str | None:
     """Return the token of the handle that a function makes; None when it makes none."""
     if function == "nvmlDeviceGetHandleByIndex":
-        return "gpu%s" % arguments[0]
+        return "gpu%s" % str(arguments[0])
     if function == "nvmlDeviceGetMigDeviceHandleByIndex":
         gpu, number = arguments
         return "%s.mig%s" % (gpu, number)
@@ -195,6 +197,16 @@ def maybe(nvml: Nvml, function: str, *arguments: Handle | int) -> Any:
         if error.code in NOTHING_TO_SAY:
             return None
         raise
+
+
+def unpack(packed: str | None, directory: str) -> str | None:
+    """Write the pynvml that the control node sent (base64 of zlib) below ``directory``; return its path."""
+    if not packed:
+        return None
+    path = os.path.join(directory, "pynvml.py")
+    with open(path, "wb") as stream:
+        stream.write(zlib.decompress(base64.b64decode(packed)))
+    return path
 
 
 def load_pynvml(path: str | None = None) -> Any | None:

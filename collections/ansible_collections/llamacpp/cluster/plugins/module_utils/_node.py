@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from typing import Any, Callable
@@ -22,7 +21,7 @@ RELEVANT_FLAGS = frozenset(
     )
 )
 # link_type as iproute2 says it (lib/ll_types.c).
-_KINDS = {"ether": "ethernet", "infiniband": "infiniband", "loopback": "loopback"}
+KINDS = {"ether": "ethernet", "infiniband": "infiniband", "loopback": "loopback"}
 _TCP_LISTEN = "0A"
 _UNIT_KEYS = {
     "X-Llamacpp-Role": "role",
@@ -30,9 +29,6 @@ _UNIT_KEYS = {
     "X-Llamacpp-Port": "port",
     "X-Llamacpp-Release": "release",
 }
-# Columns of `nvidia-smi --query-gpu`. Drivers before 510 do not know the last.
-GPU_COLUMNS = ("index", "name", "memory.total", "memory.free", "compute_cap")
-MIB = 1 << 20
 
 
 def os_release(text: str) -> dict[str, str]:
@@ -106,7 +102,7 @@ def addresses(text: str, speed: Callable[[str], int | None]) -> list[dict[str, A
                     "prefix": item["prefixlen"],
                     "speed_mbit": speed(name),
                     "mtu": link["mtu"],
-                    "kind": _KINDS.get(link.get("link_type", ""), "other"),
+                    "kind": KINDS.get(link.get("link_type", ""), "other"),
                 }
             )
     return sorted(found, key=lambda item: (item["interface"], item["address"]))
@@ -138,28 +134,6 @@ def unit(text: str) -> dict[str, Any] | None:
         "port": int(values["port"]),
         "release": values.get("release", ""),
     }
-
-
-def gpus(text: str) -> list[dict[str, Any]]:
-    """Read ``nvidia-smi --query-gpu=... --format=csv,noheader,nounits`` for :data:`GPU_COLUMNS` or all but the last.
-
-    Raises :class:`ValueError` for a GPU without figures, as one in an error state has.
-    """
-    devices = []
-    for row in csv.reader(text.splitlines(), skipinitialspace=True):
-        if len(row) < len(GPU_COLUMNS) - 1:
-            continue
-        devices.append(
-            {
-                "kind": "cuda",
-                "name": row[1].strip(),
-                "index": int(row[0]),
-                "memory_bytes": int(row[2]) * MIB,
-                "free_bytes": int(row[3]) * MIB,
-                "compute_capability": row[4].strip() if len(row) > 4 else None,
-            }
-        )
-    return devices
 
 
 def systemd_version(text: str) -> int | None:

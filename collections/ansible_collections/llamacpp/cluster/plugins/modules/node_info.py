@@ -45,8 +45,13 @@ options:
     description: Where unit files of the administrator live.
     type: path
     default: /etc/systemd/system
+  pynvml:
+    description: Set by the action plugin. The control node's pynvml, packed.
+    type: str
 extends_documentation_fragment:
   - llamacpp.cluster.attributes.info
+seealso:
+  - module: llamacpp.cluster.gpu_info
 author:
   - The llamacpp.cluster authors (@llamacpp-cluster)
 """
@@ -98,8 +103,8 @@ node:
       type: dict
     addresses:
       description: >-
-        C(interface), C(address), C(prefix), C(speed_mbit) (null when unknown), C(mtu) and C(kind)
-        (V(ethernet), V(infiniband), V(loopback), V(other)) of each address.
+        C(interface), C(address), C(prefix), C(speed_mbit) (null when unknown; an RDMA port's rate where the interface
+        does not say), C(mtu) and C(kind) (V(ethernet), V(infiniband), V(loopback), V(other)) of each address.
       type: list
       elements: dict
     disks:
@@ -117,8 +122,10 @@ node:
       elements: str
     devices:
       description: >-
-        C(kind), C(name), C(index), C(memory_bytes), C(free_bytes) and C(compute_capability) of each GPU,
-        or of the CPU where there is none.
+        C(kind), C(name), C(index), C(memory_bytes), C(free_bytes) and C(compute_capability) of each NVIDIA GPU (or MIG
+        instance in place of it), or of the CPU where there is none. GPUs also have C(uuid) (which CUDA_VISIBLE_DEVICES
+        takes), C(pci_id), C(numa_node), C(nvlink) (indices of the devices that NVLinks join it to), C(nvlinks) (how
+        many to each), and C(mig), the index of the GPU that an instance is a part of.
       type: list
       elements: dict
     releases:
@@ -148,27 +155,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils import _node
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _gpu_find, _links, _node
+from ansible_collections.llamacpp.cluster.plugins.module_utils._gpu_nvml import unpack
 from ansible_collections.llamacpp.cluster.plugins.module_utils._release import complete, file_sha256
+from ansible_collections.llamacpp.cluster.plugins.module_utils._tree import Tree
 
 # A service on its way up, or down, is still ours.
 RUNNING_STATES = ("active", "activating", "reloading", "deactivating")
-
-
-def read(path: str) -> str:
-    """Return the content of a file; empty when it is not there."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except OSError:
-        # /sys answers EINVAL for the speed of a link that has none.
-        return ""
-
-
-def number(path: str) -> int | None:
-    """Return the positive number in a file; None when there is none."""
-    text = read(path).strip()
-    return int(text) if text.isdigit() and int(text) > 0 else None
 
 
 def disk(path: str) -> dict[str, int]:
@@ -204,23 +197,22 @@ class NodeInfo:
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
+        self.tree = Tree()
+        self.run = _gpu_find.runner(module.get_bin_path, module.run_command)
 
-    def run(self, *command: str) -> str | None:
+    def say(self, *command: str) -> str | None:
         """Return what a command says; None when it is not there or fails."""
-        path = self.module.get_bin_path(command[0])
-        if not path:
-            return None
-        rc, out, _err = self.module.run_command([path, *command[1:]])
-        return str(out) if rc == 0 else None
+        output = self.run(*command)
+        return output.out if output is not None and output.code == 0 else None
 
     def addresses(self) -> list[dict[str, Any]]:
         """Return the node's addresses."""
-        text = self.run("ip", "-j", "address")
+        text = self.say("ip", "-j", "address")
         if text is None:
             self.module.fail_json(
                 msg="ip -j address does not work on this node: install the package iproute2 (Debian) or iproute (EL)"
             )
-        return _node.addresses(text, lambda name: number("/sys/class/net/%s/speed" % name))
+        return _node.addresses(text, _links.speeds(self.tree, _links.rdma(self.tree)).get)
 
     def units(self) -> dict[str, dict[str, Any]]:
         """Return the collection's own services."""
@@ -229,7 +221,7 @@ class NodeInfo:
         found = {}
         for name in names:
             if name.startswith("llamacpp-") and name.endswith(".service"):
-                facts = _node.unit(read(os.path.join(directory, name)))
+                facts = _node.unit(self.tree.read(os.path.join(directory, name)))
                 if facts:
                     found[name] = facts
         for name, state in zip(found, self.states(list(found))):
@@ -247,16 +239,15 @@ class NodeInfo:
 
     def devices(self, memory: dict[str, int], name: str) -> list[dict[str, Any]]:
         """Return the GPUs, or the CPU where there is none."""
-        for columns in (_node.GPU_COLUMNS, _node.GPU_COLUMNS[:-1]):
-            text = self.run("nvidia-smi", "--query-gpu=" + ",".join(columns), "--format=csv,noheader,nounits")
-            if text is None:
-                continue
-            try:
-                return _node.gpus(text)
-            except ValueError as error:
-                self.module.fail_json(msg="nvidia-smi gives no figures for a GPU (%s): %s" % (error, text.strip()))
-        if os.path.exists("/proc/driver/nvidia/version"):
-            self.module.warn("the NVIDIA driver is loaded, but nvidia-smi does not work: GPUs are left out")
+        try:
+            found = _gpu_find.find(self.run, self.tree, unpack(self.module.params["pynvml"], self.module.tmpdir))
+            gpus = _gpu_find.devices(found)
+        except _gpu_find.GpuError as error:
+            self.module.fail_json(msg=str(error))
+        if gpus:
+            return gpus
+        for note in found["notes"]:
+            self.module.warn(note)
         return [
             {
                 "kind": "cpu",
@@ -297,16 +288,16 @@ class NodeInfo:
     def look(self) -> dict[str, Any]:
         """Return everything."""
         usable = frozenset(os.sched_getaffinity(0))
-        memory = _node.memory(read("/proc/meminfo"))
-        processor = _node.processor(read("/proc/cpuinfo"), usable)
+        memory = _node.memory(self.tree.read("/proc/meminfo"))
+        processor = _node.processor(self.tree.read("/proc/cpuinfo"), usable)
         params = self.module.params
         return {
             "hostname": socket.gethostname(),
-            "os": _node.os_release(read("/etc/os-release")),
+            "os": _node.os_release(self.tree.read("/etc/os-release")),
             "python": platform.python_version(),
             "machine": platform.machine(),
             "libc": (os.confstr("CS_GNU_LIBC_VERSION") or "").replace("glibc ", ""),
-            "systemd": _node.systemd_version(self.run("systemctl", "--version") or ""),
+            "systemd": _node.systemd_version(self.say("systemctl", "--version") or ""),
             "cpus": len(usable),
             "cores": processor["cores"],
             "cpu_flags": processor["cpu_flags"],
@@ -320,7 +311,7 @@ class NodeInfo:
             "releases": self.releases(),
             "current_release": self.current_release(),
             "units": self.units(),
-            "listening": _node.listening_ports(read("/proc/net/tcp"), read("/proc/net/tcp6")),
+            "listening": _node.listening_ports(self.tree.read("/proc/net/tcp"), self.tree.read("/proc/net/tcp6")),
             "firewall": self.firewall(),
         }
 
@@ -336,6 +327,8 @@ def main() -> None:
             "users": {"type": "list", "elements": "str", "default": []},
             "prefix": {"type": "path", "default": "/opt/llamacpp"},
             "unit_directory": {"type": "path", "default": "/etc/systemd/system"},
+            # Not secret, but nothing to read in logs and results either.
+            "pynvml": {"type": "str", "no_log": True},
         },
         supports_check_mode=True,
     )

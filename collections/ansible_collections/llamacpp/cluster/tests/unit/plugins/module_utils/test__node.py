@@ -10,8 +10,6 @@ import pytest
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _node
 
-GIB = 1 << 30
-
 
 def test_os_release():
     text = 'PRETTY_NAME="Rocky Linux 8.10"\n# comment=1\nID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="8.10"\n'
@@ -110,29 +108,6 @@ def test_a_unit_says_whose_it_is():
 )
 def test_other_units(text):
     assert _node.unit(text) is None
-
-
-def test_gpus():
-    text = "0, Tesla V100S-PCIE-32GB, 32768, 32510, 7.0\n1, NVIDIA H100, NVL, 95830, 95000, 9.0\n"
-    with pytest.raises(ValueError, match="invalid literal"):
-        _node.gpus(text)  # a comma in a name would shift the columns: better no figures than wrong ones
-    (device,) = _node.gpus(text.splitlines()[0])
-    assert device == {
-        "kind": "cuda",
-        "name": "Tesla V100S-PCIE-32GB",
-        "index": 0,
-        "memory_bytes": 32 * GIB,
-        "free_bytes": 32510 << 20,
-        "compute_capability": "7.0",
-    }
-
-
-def test_old_drivers_know_no_compute_capability():
-    assert _node.gpus("0, Tesla K80, 11441, 11000")[0]["compute_capability"] is None
-
-
-def test_no_gpu():
-    assert _node.gpus("") == []
 
 
 def test_systemd_version():

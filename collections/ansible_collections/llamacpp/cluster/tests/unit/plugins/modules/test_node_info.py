@@ -112,10 +112,28 @@ def test_active_units(look, tmp_path, monkeypatch):
 
 
 def test_gpus(look, tmp_path, monkeypatch):
-    fake(tmp_path, monkeypatch, "nvidia-smi", "echo '0, NVIDIA H100, 81559, 81000, 9.0'")
-    assert [(item["kind"], item["name"], item["compute_capability"]) for item in look()["devices"]] == [
-        ("cuda", "NVIDIA H100", "9.0")
-    ]
+    fake(
+        tmp_path,
+        monkeypatch,
+        "nvidia-smi",
+        'case "$1" in --query-gpu=*compute_cap*)'
+        ' echo "0, GPU-0, 00000000:3B:00.0, 81559, 81000, 100, 580.1, 9.0, Disabled, NVIDIA H100";; *) exit 2;; esac',
+    )
+    (device,) = look()["devices"]
+    assert device == {
+        "kind": "cuda",
+        "name": "NVIDIA H100",
+        "index": 0,
+        "memory_bytes": 81559 << 20,
+        "free_bytes": 81000 << 20,
+        "compute_capability": "9.0",
+        "uuid": "GPU-0",
+        "pci_id": "0000:3b:00.0",
+        "numa_node": None,
+        "nvlink": [],
+        "nvlinks": [],
+        "mig": None,
+    }
 
 
 def test_gpus_of_an_old_driver(look, tmp_path, monkeypatch):
@@ -123,16 +141,33 @@ def test_gpus_of_an_old_driver(look, tmp_path, monkeypatch):
         tmp_path,
         monkeypatch,
         "nvidia-smi",
-        'case "$1" in *compute_cap*) exit 2;; esac; echo "0, Tesla K80, 11441, 11000"',
+        'case "$1" in *compute_cap*) exit 2;; esac; echo "0, GPU-0, 00000000:3B:00.0, 11441, 11000, 1, 470.1, Tesla K80"',
     )
     assert look()["devices"][0]["compute_capability"] is None
 
 
 def test_a_gpu_in_an_error_state(run_module, tmp_path, monkeypatch):
-    fake(tmp_path, monkeypatch, "nvidia-smi", "echo '0, NVIDIA H100, [N/A], [N/A], 9.0'")
+    fake(
+        tmp_path,
+        monkeypatch,
+        "nvidia-smi",
+        "echo '0, GPU-0, 00000000:3B:00.0, [N/A], [N/A], [N/A], 580.1, 9.0, Disabled, NVIDIA H100'",
+    )
     result = run_module(node_info)
     assert result["failed"]
     assert "nvidia-smi gives no figures for a GPU" in result["msg"]
+
+
+def test_driver_and_library_of_different_versions(run_module, tmp_path, monkeypatch):
+    fake(
+        tmp_path,
+        monkeypatch,
+        "nvidia-smi",
+        "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18",
+    )
+    result = run_module(node_info)
+    assert result["failed"]
+    assert "reboot" in result["msg"]
 
 
 def test_a_node_without_ip(run_module, tmp_path, monkeypatch):
