@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._page_html import Markup, count, gib, join, tag
+from ansible_collections.llamacpp.cluster.plugins.module_utils._page_html import Markup, gib, join, tag
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page_instances import instances_section, overview
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page_nodes import memory_total, nodes_section
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page_style import SCRIPT, STYLE
@@ -79,7 +79,7 @@ def _served(plan: Mapping[str, Any]) -> str:
     names = [str(instance["name"]) for instance in plan["instances"]]
     if not names:
         return "nothing placed"
-    return ", ".join(names) if len(names) <= 3 else "%s, %s and %d more" % (*names[:2], len(names) - 2)
+    return ", ".join(names) if len(names) <= 3 else "%s, %s and %d more" % (names[0], names[1], len(names) - 2)
 
 
 def _hatch() -> Markup:

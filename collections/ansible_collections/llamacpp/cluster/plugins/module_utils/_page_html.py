@@ -11,6 +11,8 @@ from typing import Union
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 UNKNOWN = "?"
 _EMPTY = frozenset(("meta", "input"))
+# Each ends a line of the file, so that a diff of two pages can be read. No space shows between these on the page.
+_LINES = frozenset(("article", "div", "figure", "h2", "h3", "h4", "li", "main", "meta", "nav", "p", "section", "tr"))
 
 
 class Markup(str):
@@ -36,7 +38,8 @@ def tag(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
         key = key.rstrip("_").replace("_", "-")
         words.append(key if value is True else '%s="%s"' % (key, html.escape(_number(value))))
     opening = "<%s>" % " ".join(words)
-    return Markup(opening if name in _EMPTY else "%s%s</%s>" % (opening, join(children), name))
+    ending = "\n" if name in _LINES else ""
+    return Markup((opening if name in _EMPTY else "%s%s</%s>" % (opening, join(children), name)) + ending)
 
 
 def join(children: Iterable[Child], between: str = "") -> Markup:

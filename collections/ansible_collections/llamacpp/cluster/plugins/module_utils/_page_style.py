@@ -92,8 +92,8 @@ main > section { margin-top: 32px; }
   font-size: 12px; line-height: 20px; font-weight: 650; background: var(--model); color: var(--on-model);
 }
 .badge {
-  display: inline-block; padding: 0 8px; border-radius: 10px; font-size: 12px; line-height: 20px; white-space: nowrap;
-  background: var(--accent); color: var(--on-accent);
+  display: inline-block; padding: 0 8px; border-radius: 10px; font-size: 12px; line-height: 20px;
+  overflow-wrap: anywhere; background: var(--accent); color: var(--on-accent);
 }
 .badge.calm { background: var(--raised); color: var(--quiet); }
 .badge.warn { background: var(--warn-ground); color: var(--warn); }
@@ -101,12 +101,12 @@ main > section { margin-top: 32px; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; }
 th { text-align: left; font-weight: 600; }
 thead th { color: var(--quiet); font-weight: 400; white-space: nowrap; }
-td, th { padding: 6px 8px; vertical-align: baseline; }
+td, th { padding: 6px 8px; vertical-align: baseline; overflow-wrap: anywhere; }
+.number, .whole, thead th { overflow-wrap: normal; }
 .number, .memory td { text-align: right; white-space: nowrap; }
 .lined td, .lined th { border-top: 1px solid var(--line); }
 .lined thead th { border-top: 0; }
-.overview td, .overview th { padding: 8px 12px; overflow-wrap: anywhere; }
-.overview .number, .overview thead th { overflow-wrap: normal; }
+.overview td, .overview th { padding: 8px 12px; }
 .overview code { color: var(--quiet); }
 .shares .hardware { margin-left: 8px; }
 .memory { margin: 8px -8px 0; width: calc(100% + 16px); }
@@ -183,6 +183,9 @@ button {
   padding: 2px 12px; cursor: pointer;
 }
 
+@media (min-width: 901px) {
+  .lined .badge { overflow-wrap: normal; }
+}
 @media (max-width: 900px) {
   .masthead, nav > div, main, .colophon { padding-left: 16px; padding-right: 16px; }
   nav output { display: none; }
