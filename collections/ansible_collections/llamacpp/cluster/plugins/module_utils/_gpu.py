@@ -260,7 +260,15 @@ def _hidden(gpu: dict[str, Any]) -> int:
 
 def _joined(nvml: Nvml, one: Handle, other: Handle) -> bool:
     """Whether the driver says that two GPUs reach each other's memory over NVLink."""
-    return bool(maybe(nvml, "nvmlDeviceGetP2PStatus", one, other, P2P_NVLINK) == P2P_OK)
+    return bool(_of_pair(nvml, "nvmlDeviceGetP2PStatus", one, other, P2P_NVLINK) == P2P_OK)
+
+
+def _of_pair(nvml: Nvml, function: str, *arguments: Handle | int) -> Any:
+    """Return what NVML says of two GPUs; None when it fails, as that is about neither of them alone."""
+    try:
+        return nvml.ask(function, *arguments)
+    except NvmlError:
+        return None
 
 
 def _topology(nvml: Nvml, handles: list[Handle]) -> list[list[str | None]]:
@@ -271,6 +279,6 @@ def _topology(nvml: Nvml, handles: list[Handle]) -> list[list[str | None]]:
             if row == column:
                 rows[row][column] = "X"
             elif column > row:
-                level = maybe(nvml, "nvmlDeviceGetTopologyCommonAncestor", one, other)
+                level = _of_pair(nvml, "nvmlDeviceGetTopologyCommonAncestor", one, other)
                 rows[row][column] = rows[column][row] = TOPOLOGY.get(level)
     return rows

@@ -141,7 +141,8 @@ def test_gpus_of_an_old_driver(look, tmp_path, monkeypatch):
         tmp_path,
         monkeypatch,
         "nvidia-smi",
-        'case "$1" in *compute_cap*) exit 2;; esac; echo "0, GPU-0, 00000000:3B:00.0, 11441, 11000, 1, 470.1, Tesla K80"',
+        'case "$1" in *compute_cap*) exit 2;; esac;'
+        ' echo "0, GPU-0, 00000000:3B:00.0, 11441, 11000, 1, 470.1, Tesla K80"',
     )
     assert look()["devices"][0]["compute_capability"] is None
 
