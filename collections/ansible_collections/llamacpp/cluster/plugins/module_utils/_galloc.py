@@ -1,0 +1,406 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What ggml reserves for a graph: who computes which node, and the peak of the liveness allocator.
+
+A model of ggml_backend_sched_split_graph (ggml/src/ggml-backend.cpp) and of ggml_gallocr_reserve
+(ggml/src/ggml-alloc.c), both b11434, for graphs that carry shapes but no data. Sizes in bytes.
+What is left out cannot change a size that matters: chunks of a buffer (only Vulkan limits their
+size), names, compute flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# ggml_op_can_inplace. LayerNorm ("norm"), GLU and everything else take a place of their own.
+IN_PLACE = frozenset(
+    [
+        "fill",
+        "scale",
+        "add",
+        "add_id",
+        "add1",
+        "sub",
+        "mul",
+        "div",
+        "sqr",
+        "sqrt",
+        "log",
+        "unary",
+        "rope",
+        "rms_norm",
+        "clamp",
+        "soft_max",
+    ]
+)
+VIEWS = frozenset(("view", "reshape", "permute", "transpose"))
+# The allocator's alignment: 128 on CUDA and on simulated workers, 32 or 64 elsewhere.
+ALIGNMENT = 128
+PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
+
+
+class Tensor:
+    """A tensor of the graph. ``ne``: four dimensions; ``nb``: strides in bytes, as ggml has them.
+
+    ``home``: the backend whose buffer it lies in, for weights and caches; -1 for what the
+    allocator places. ``nbytes``: what it takes there. ``view``: the tensor whose memory it is a
+    view of (never itself a view). ``src``: what it is computed from. ``pin``: the backend that
+    llama.cpp chose for it, or -1.
+    """
+
+    __slots__ = (
+        "backend",
+        "children",
+        "copies",
+        "es",
+        "home",
+        "is_input",
+        "is_output",
+        "nb",
+        "nbytes",
+        "ne",
+        "op",
+        "own",
+        "pin",
+        "place",
+        "seen",
+        "slot",
+        "src",
+        "tag",
+        "view",
+        "views",
+        "weight",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        op: str,
+        ne: tuple[int, int, int, int],
+        es: int,
+        src: Sequence[Tensor] = (),
+        nb: tuple[int, int, int, int] | None = None,
+        view: Tensor | None = None,
+    ) -> None:
+        self.op = op
+        self.ne = ne
+        self.es = es
+        self.src = list(src)
+        if nb is None:
+            nb1 = es * ne[0]
+            nb2 = nb1 * ne[1]
+            nb3 = nb2 * ne[2]
+            self.nb = (es, nb1, nb2, nb3)
+            self.nbytes = nb3 * ne[3]
+        else:
+            self.nb = nb
+            self.nbytes = es + sum((size - 1) * stride for size, stride in zip(ne, nb)) if 0 not in ne else 0
+        self.view = view
+        self.home = -1
+        self.weight = False
+        self.is_input = False
+        self.is_output = False
+        self.pin = -1
+        self.seen = False
+        self.backend = -1
+        self.children = 0
+        self.views = 0
+        self.own = False
+        self.slot = -1
+        self.copies: dict[int, list[Tensor]] = {}
+        self.place = 0
+        self.tag = ""
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether its elements lie one after another (ggml_is_contiguous)."""
+        ne, nb = self.ne, self.nb
+        expected = self.es
+        for size, stride in zip(ne, nb):
+            if size != 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
+
+class Graph:
+    """Nodes in the order of evaluation, as ggml_build_forward_expand leaves them."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Tensor] = []
+        self.leafs: list[Tensor] = []
+
+    def expand(self, tensor: Tensor) -> None:
+        """Append ``tensor`` after everything that it is computed from."""
+        if tensor.seen:
+            return
+        tensor.seen = True
+        for source in tensor.src:
+            if not source.seen:
+                self.expand(source)
+        if tensor.op == "none":
+            self.leafs.append(tensor)
+        else:
+            self.nodes.append(tensor)
+
+
+class Split:
+    """Consecutive nodes on one backend, and what has to be copied there first."""
+
+    __slots__ = ("backend", "end", "inputs", "start")
+
+    def __init__(self, backend: int, start: int) -> None:
+        self.backend = backend
+        self.start = start
+        self.end = start
+        self.inputs: list[Tensor] = []
+
+
+def reserve(graph: Graph, backends: int, copies: int, offload: int, offload_batch: int = 32) -> list[int]:
+    """Return the bytes that each of ``backends`` reserves for ``graph``; the last one is the CPU.
+
+    ``copies``: of the inputs of each split, 4 with pipeline parallelism, else 1. ``offload``: the
+    device that takes over operations on the host's weights when at least ``offload_batch`` rows
+    are computed at once (CUDA and its like do; a worker behind RPC never), or -1. The
+    graph can be reserved once only.
+    """
+    nodes = graph.nodes
+    for node in nodes:
+        # ggml_backend_sched_reserve_size forgets the pins before it starts.
+        node.pin = -1
+    _assign(nodes, graph.leafs, backends - 1, offload, offload_batch)
+    splits = _split(nodes, copies)
+    order, first = _order(graph, splits, backends - 1, copies)
+    return _Allocation(backends).run(order, first + graph.leafs)
+
+
+def place_nodes(graph: Graph, backends: int) -> None:
+    """Say who computes each node, with what llama.cpp pinned; nothing is offloaded."""
+    _assign(graph.nodes, graph.leafs, backends - 1, -1, 0)
+
+
+def _location(tensor: Tensor) -> int:
+    return tensor.view.home if tensor.view is not None else tensor.home
+
+
+def _batch_rows(tensor: Tensor) -> int:
+    """get_op_batch_size of ggml-cuda.cu."""
+    if tensor.op == "get_rows":
+        return 0
+    if tensor.op == "mul_mat":
+        return tensor.ne[1]
+    if tensor.op in ("mul_mat_id", "rope"):
+        return tensor.ne[2]
+    return tensor.ne[1] * tensor.ne[2] * tensor.ne[3]
+
+
+def _initial(tensor: Tensor, cpu: int, offload: int, offload_batch: int) -> int:
+    """ggml_backend_sched_backend_id_from_cur."""
+    if tensor.pin >= 0:
+        return tensor.pin
+    home = _location(tensor)
+    if home >= 0:
+        return home
+    if tensor.is_input:
+        return cpu
+    if tensor.op in ("rope", "flash_attn"):
+        return -1
+    for source in tensor.src:
+        if source.weight:
+            if source.home == cpu and offload >= 0 and _batch_rows(tensor) >= offload_batch:
+                return offload
+            return source.home
+    return -1
+
+
+def _assign(nodes: Sequence[Tensor], leafs: Sequence[Tensor], cpu: int, offload: int, offload_batch: int) -> None:
+    """Passes 1 to 4: weights, caches and inputs decide, and their neighbours follow."""
+    for leaf in leafs:
+        leaf.backend = _initial(leaf, cpu, offload, offload_batch)
+    for node in nodes:
+        node.backend = _initial(node, cpu, offload, offload_batch)
+    real = [node for node in nodes if node.op not in VIEWS]
+    for devices_only in (True, False):
+        for ordered in (real, real[::-1]):
+            current = -1
+            for node in ordered:
+                if node.backend != -1:
+                    current = -1 if devices_only and node.backend == cpu else node.backend
+                elif current != -1:
+                    node.backend = current
+    for node in nodes:
+        if node.backend == -1 and node.view is not None:
+            node.backend = node.view.backend
+        for source in node.src:
+            if source.backend == -1:
+                source.backend = source.view.backend if source.view is not None else node.backend
+                if source.backend == -1:
+                    source.backend = node.backend
+        if node.backend == -1:
+            node.backend = 0
+
+
+def _split(nodes: Sequence[Tensor], copies: int) -> list[Split]:
+    """Pass 5: cut where the backend changes, and give each part copies of what lies elsewhere."""
+    start = next((index for index, node in enumerate(nodes) if node.op not in VIEWS), 0)
+    split = Split(nodes[start].backend if nodes else 0, 0)
+    splits = [split]
+    for index in range(start, len(nodes)):
+        node = nodes[index]
+        if node.op in VIEWS:
+            continue
+        new = node.backend != split.backend
+        if not new and split.inputs:
+            new = any(source.weight and source.backend != split.backend for source in node.src)
+        if new:
+            split.end = index
+            split = Split(node.backend, index)
+            splits.append(split)
+        backend = split.backend
+        for position, source in enumerate(node.src):
+            if source.backend == backend:
+                continue
+            made = source.copies.get(backend)
+            if made is None:
+                made = []
+                for _ in range(copies):
+                    copy = Tensor("none", source.ne, source.es, nb=source.nb)
+                    copy.nbytes = source.nbytes
+                    copy.backend = backend
+                    copy.is_input = copy.is_output = copies > 1
+                    made.append(copy)
+                source.copies[backend] = made
+                split.inputs.append(source)
+            node.src[position] = made[0]
+    split.end = len(nodes)
+    return splits
+
+
+def _order(graph: Graph, splits: Sequence[Split], cpu: int, copies: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the nodes as the allocator meets them, and the leafs that it places first."""
+    first: list[Tensor] = []
+    if copies > 1:
+        for leaf in graph.leafs:
+            if leaf.is_input:
+                leaf.is_output = True
+                first.append(leaf)
+                for _ in range(copies - 1):
+                    copy = Tensor("none", leaf.ne, leaf.es, nb=leaf.nb)
+                    copy.backend = leaf.backend
+                    copy.is_input = copy.is_output = True
+                    first.append(copy)
+        for split in splits:
+            for source in split.inputs:
+                first.extend(source.copies[split.backend])
+    order: list[Tensor] = []
+    for split in splits:
+        for source in split.inputs:
+            # Keeps the original until it is copied; a view without an operation is no view to the allocator.
+            keep = Tensor("none", source.ne, source.es, (source,), nb=source.nb, view=source.view or source)
+            keep.backend = source.backend
+            order.append(keep)
+            order.append(source.copies[split.backend][0])
+        order.extend(graph.nodes[split.start : split.end])
+    return order, first
+
+
+class _Allocation:
+    """ggml_gallocr_alloc_graph_impl with one dynamic allocator a backend."""
+
+    def __init__(self, backends: int) -> None:
+        # Free blocks [offset, size] by address; the last one has no end.
+        self._free: list[list[list[int]]] = [[[0, 1 << 62]] for _ in range(backends)]
+        self._peak = [0] * backends
+
+    def run(self, nodes: Sequence[Tensor], leafs: Sequence[Tensor]) -> list[int]:
+        for leaf in leafs:
+            self._place(leaf)
+        for node in nodes:
+            if node.view is not None and node.op != "none":
+                node.view.views += 1
+            if node.is_input:
+                self._place(node)
+            for source in node.src:
+                source.children += 1
+                if source.is_input:
+                    self._place(source)
+        for node in nodes:
+            for source in node.src:
+                self._place(source)
+            self._place(node)
+            for source in node.src:
+                source.children -= 1
+                if source.children == 0 and source.views == 0:
+                    root = source.view
+                    if root is not None:
+                        root.views -= 1
+                        if root.views == 0 and root.children == 0 and root.own:
+                            self._release(root)
+                    elif source.own:
+                        self._release(source)
+        return self._peak
+
+    def _place(self, tensor: Tensor) -> None:
+        if tensor.own or tensor.view is not None or tensor.home >= 0:
+            return
+        tensor.own = True
+        if tensor.op in IN_PLACE:
+            for source in tensor.src:
+                # A view is never "own", so nothing is computed in place of one.
+                if (
+                    source.own
+                    and not source.is_output
+                    and source.children == 1
+                    and source.views == 0
+                    and source.ne == tensor.ne
+                    and source.nb == tensor.nb
+                ):
+                    tensor.place = source.place
+                    tensor.backend = source.backend
+                    source.own = False
+                    return
+        tensor.place = self._allocate(tensor.backend, _padded(tensor.nbytes))
+
+    def _allocate(self, backend: int, size: int) -> int:
+        blocks = self._free[backend]
+        best = len(blocks) - 1
+        best_size = 1 << 63
+        for index in range(len(blocks) - 1):
+            have = blocks[index][1]
+            if size <= have <= best_size:
+                best, best_size = index, have
+        block = blocks[best]
+        offset = block[0]
+        block[0] += size
+        block[1] -= size
+        if block[1] == 0:
+            del blocks[best]
+        if offset + size > self._peak[backend]:
+            self._peak[backend] = offset + size
+        return offset
+
+    def _release(self, tensor: Tensor) -> None:
+        if tensor.is_output:
+            return
+        tensor.own = False
+        blocks = self._free[tensor.backend]
+        offset, size = tensor.place, _padded(tensor.nbytes)
+        for index, block in enumerate(blocks):
+            if block[0] + block[1] == offset:
+                block[1] += size
+                if index < len(blocks) - 1 and block[0] + block[1] == blocks[index + 1][0]:
+                    block[1] += blocks[index + 1][1]
+                    del blocks[index + 1]
+                return
+            if offset + size == block[0]:
+                block[0] = offset
+                block[1] += size
+                if index > 0 and blocks[index - 1][0] + blocks[index - 1][1] == block[0]:
+                    blocks[index - 1][1] += block[1]
+                    del blocks[index]
+                return
+        position = next((index for index, block in enumerate(blocks) if block[0] >= offset), len(blocks))
+        blocks.insert(position, [offset, size])
+
+
+def _padded(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
