@@ -172,7 +172,7 @@ def test_every_size_stands_there_as_text(show: Show) -> None:
     ]
     assert [row[1:] for row in rows] == wanted
     balances = seen.page.locator("#memory .balance").all_inner_texts()
-    assert balances[4] == "37,356 MiB free + 256 margin of 79.6 GiB"
+    assert balances[4] == "37,356 MiB free · 256 MiB margin · of 79.6 GiB"
     bars = seen.ask(BARS)
     assert bars[4]["spoken"] == ("CUDA4, 79.6 GiB: coder 40,742 MiB, embed 3,205 MiB, margin 256 MiB, 37,356 MiB free")
     assert bars[4]["rects"][0]["title"] == "coder, model: 32,890 MiB (34,487,664,640 bytes)"

@@ -16,7 +16,7 @@ from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page_html import Markup, gib, join, tag
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page_instances import instances_section, overview
-from ansible_collections.llamacpp.cluster.plugins.module_utils._page_nodes import memory_total, nodes_section
+from ansible_collections.llamacpp.cluster.plugins.module_utils._page_nodes import nodes_section, totals
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page_style import SCRIPT, STYLE
 
 SCHEMA = 2
@@ -90,14 +90,18 @@ def _hatch() -> Markup:
 
 
 def _masthead(plan: Mapping[str, Any]) -> Markup:
-    devices, memory, used = memory_total(plan)
+    total = totals(plan)
     busy = [node for node, found in plan["devices"].items() if any(device["uses"] for device in found)]
+    share = "%.0f %% of all devices" % (100 * total.used / total.memory) if total.memory else ""
     tiles = [
         ("instances", str(len(plan["instances"])), _served(plan)),
         ("nodes", "%d of %d" % (len(busy), len(plan["nodes"])), "have something planned"),
-        ("devices", format(devices, ","), gib(memory)),
-        ("planned memory", gib(used), "%.0f %% of all devices" % (100 * used / memory) if memory else ""),
+        ("devices", format(total.number, ","), gib(total.memory)),
+        ("planned memory", gib(total.used), share),
     ]
+    if total.fullest:
+        device, free = total.fullest
+        tiles.append(("fullest device", "%s %s" % (gib(abs(free)), "free" if free >= 0 else "too much"), device))
     nothing = "No instances are declared: nothing is placed." if not plan["instances"] else None
     return tag(
         "header",

@@ -62,8 +62,10 @@ def memory_bar(device: Mapping[str, Any], scale: int, numbers: Mapping[str, int]
     memory = device["memory_bytes"]
     shapes: list[Markup] = []
     at = 0
+    cuts: list[int] = []
     for use in device["uses"]:
         first = at
+        cuts.append(first)
         for part, size in parts_of(use).items():
             if size:
                 title = "%s, %s: %s MiB (%s bytes)" % (use["instance"], part, mib(size), format(size, ","))
@@ -81,9 +83,9 @@ def memory_bar(device: Mapping[str, Any], scale: int, numbers: Mapping[str, int]
         shapes.append(_rect("free", at + margin, free, scale, "free: %s MiB" % mib_free(free)))
     # The outline is drawn last, over the edges of the others.
     shapes.append(_rect("track", 0, memory, scale, ""))
+    shapes += [_mark("cut", cut, scale) for cut in cuts[1:]]
     if at > memory:
-        x = "%s%%" % _percent(memory, scale)
-        shapes.append(tag("line", x1=x, x2=x, y1="0", y2="100%", class_="limit"))
+        shapes.append(_mark("limit", memory, scale))
     return tag("svg", *shapes, class_="bar", role="img", aria_label=_spoken(device, margin, free))
 
 
@@ -97,6 +99,11 @@ def _rect(kind: str, start: int, size: int, scale: int, title: str) -> Markup:
         height="100%",
         data_bytes=size,
     )
+
+
+def _mark(kind: str, at: int, scale: int) -> Markup:
+    x = "%s%%" % _percent(at, scale)
+    return tag("line", class_=kind, x1=x, x2=x, y1="-3", y2="100%")
 
 
 def _percent(size: float, scale: int) -> str:
@@ -118,10 +125,10 @@ def layer_strip(devices: Sequence[Mapping[str, Any]], tensor: bool) -> Markup | 
     """Draw which device computes which layers, in the order in which a token passes them.
 
     ``devices``: of one instance. ``tensor``: every device holds a slice of every layer, so that the cuts
-    lie across. None when nobody has counted the layers.
+    lie across. None when nobody has counted the layers, or one device has them all.
     """
     holders = [device for device in devices if device["n_layers"]]
-    if not holders or any(device["n_layers"] is None for device in devices):
+    if len(holders) < 2 or any(device["n_layers"] is None for device in devices):
         return None
     bands = _across(holders) if tensor else _along(holders)
     height = max(BAND_HEIGHT, 6 * len(holders)) if tensor else BAND_HEIGHT

@@ -56,7 +56,7 @@ def overview(plan: Mapping[str, Any], numbers: Mapping[str, int], addresses: Map
             "tr",
             tag("th", chip(item["name"], numbers), scope="row"),
             tag("td", _model_name(item), data_label="model"),
-            tag("td", badge(item), data_label="placement"),
+            tag("td", badge(item), class_="whole" if item["strategy"] in STRATEGIES else None, data_label="placement"),
             tag("td", placed_on(item), data_label="where"),
             tag("td", _slots(item), class_="whole", data_label="context"),
             tag("td", gib(_needs(item)), class_="number", data_label="needs"),
@@ -236,7 +236,7 @@ def _choices(choices: Sequence[Mapping[str, Any]]) -> Markup | None:
                 ),
             )
         )
-    return tag("div", tag("h4", "Why so"), tag("dl", *items, class_="choices"))
+    return tag("div", tag("h4", "Reasons"), tag("dl", *items, class_="choices"))
 
 
 def _alternatives(alternatives: Sequence[Mapping[str, Any]]) -> Markup | None:

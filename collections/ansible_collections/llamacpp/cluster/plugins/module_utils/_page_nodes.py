@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page_bar import (
     PARTS,
@@ -149,8 +149,8 @@ def _balance(device: Mapping[str, Any]) -> list[Markup | str]:
     if free < 0:
         return [tag("strong", "%s MiB too much" % mib(-free), class_="over"), " of %s" % gib(memory)]
     margin = device.get("margin_bytes")
-    kept = " + %s margin" % mib(margin) if margin else ""
-    return [tag("b", "%s MiB free" % mib_free(free)), "%s of %s" % (kept, gib(memory))]
+    kept = " \u00b7 %s MiB margin" % mib(margin) if margin else ""
+    return [tag("b", "%s MiB free" % mib_free(free)), "%s \u00b7 of %s" % (kept, gib(memory))]
 
 
 def chip(instance: str, numbers: Mapping[str, int]) -> Markup:
@@ -199,16 +199,30 @@ def _idle(plan: Mapping[str, Any], names: Sequence[str], only: bool) -> Markup:
     return tag("details", tag("summary", summary), tag("ul", *items, class_="idle"), class_="card wide", open=only)
 
 
-def memory_total(plan: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return number, bytes and planned bytes of all devices that compute; host memory beside GPUs is not one."""
+class Totals(NamedTuple):
+    """The devices of all nodes in sum, in bytes; host memory beside GPUs does not count."""
+
+    number: int
+    memory: int
+    used: int
+    # Where the least is left of what something is planned on, and how much; None where nobody can tell.
+    fullest: tuple[str, int] | None
+
+
+def totals(plan: Mapping[str, Any]) -> Totals:
+    """Add the devices up."""
     number = memory = used = 0
-    for devices in plan["devices"].values():
-        fast = [device for device in devices if device["kind"] != HOST] or devices
-        for device in fast:
+    tight: list[tuple[int, str]] = []
+    for node in sorted(plan["devices"], key=natural):
+        devices = plan["devices"][node]
+        for device in [device for device in devices if device["kind"] != HOST] or devices:
             number += 1
             memory += device["memory_bytes"] or 0
             used += used_of(device) or 0
-    return number, memory, used
+            if device["uses"] and device.get("free_bytes") is not None:
+                tight.append((device["free_bytes"], "%s of %s" % (device["device"], node)))
+    least = min(tight, key=lambda item: item[0], default=None)
+    return Totals(number, memory, used, (least[1], least[0]) if least else None)
 
 
 def placed_on(instance: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@ a:hover { text-decoration: underline; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 12px; margin-top: 24px; }
 .tiles > div { background: var(--surface); border: 1px solid var(--line); border-radius: 8px; padding: 12px 16px; }
 .tiles dt { font-size: 13px; color: var(--quiet); }
-.tiles dd { font-size: 20px; font-weight: 650; line-height: 1.4; }
+.tiles dd { font-size: 20px; font-weight: 650; line-height: 1.4; letter-spacing: -0.01em; }
 .tiles dd + dd { font-size: 13px; font-weight: 400; color: var(--quiet); }
 .masthead .nothing {
   padding: 16px; border-radius: 8px; margin-top: 24px; background: var(--warn-ground); color: var(--warn);
@@ -106,6 +106,7 @@ td, th { padding: 6px 8px; vertical-align: baseline; overflow-wrap: anywhere; }
 .number, .memory td { text-align: right; white-space: nowrap; }
 .lined td, .lined th { border-top: 1px solid var(--line); }
 .lined thead th { border-top: 0; }
+.overview { border-collapse: separate; border-spacing: 0; }
 .overview td, .overview th { padding: 8px 12px; }
 .overview code { color: var(--quiet); }
 .shares .hardware { margin-left: 8px; }
@@ -123,7 +124,7 @@ td, th { padding: 6px 8px; vertical-align: baseline; overflow-wrap: anywhere; }
 .whole { white-space: nowrap; }
 .line { display: flex; flex-wrap: wrap; gap: 0 8px; align-items: baseline; font-weight: 400; }
 .balance { margin-left: auto; color: var(--quiet); }
-.balance b { color: var(--text); }
+.balance b { color: var(--text); font-weight: 600; }
 .over { color: var(--warn); }
 .bar { display: block; width: 100%; height: 22px; margin-top: 4px; overflow: visible; }
 .bar rect { stroke: var(--surface); stroke-width: 1px; }
@@ -131,7 +132,8 @@ td, th { padding: 6px 8px; vertical-align: baseline; overflow-wrap: anywhere; }
 .bar .compute { fill: var(--compute); } .bar .overhead { fill: var(--overhead); }
 .bar .track { fill: none; stroke: var(--edge); } .bar .free { fill: var(--raised); stroke: none; }
 .bar .margin { fill: url(#hatch); }
-.bar .limit { stroke: var(--text); stroke-width: 2px; stroke-dasharray: 3 2; }
+.bar .cut { stroke: var(--text); stroke-width: 1.5px; }
+.bar .limit { stroke: var(--warn); stroke-width: 2px; stroke-dasharray: 3 2; }
 .bar text, .strip text { font-size: 12px; text-anchor: middle; dominant-baseline: central; }
 .bar text { fill: var(--on-model); font-weight: 650; pointer-events: none; }
 .hatch-ground { fill: var(--surface); } .hatch-line { stroke: var(--edge); stroke-width: 1.5; }
@@ -148,7 +150,7 @@ td, th { padding: 6px 8px; vertical-align: baseline; overflow-wrap: anywhere; }
 .endpoint { margin-left: auto; color: var(--quiet); overflow-wrap: anywhere; }
 .why { margin-top: 8px; max-width: 80ch; overflow-wrap: anywhere; }
 .facts {
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(min(240px, 100%), 1fr)); gap: 12px 24px;
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(min(200px, 100%), 1fr)); gap: 12px 24px;
   margin: 16px 0 24px; font-size: 13px;
 }
 dt { color: var(--quiet); } dd { overflow-wrap: anywhere; }
@@ -184,7 +186,7 @@ button {
 }
 
 @media (min-width: 901px) {
-  .lined .badge { overflow-wrap: normal; }
+  .overview [data-label="model"] { min-width: 12em; }
 }
 @media (max-width: 900px) {
   .masthead, nav > div, main, .colophon { padding-left: 16px; padding-right: 16px; }
