@@ -109,6 +109,7 @@ class Operations:
         self._leafs: dict[tuple[int, str], Tensor] = {}
         self._inputs: dict[str, Tensor] = {}
         self.rms = True
+        self._ids: tuple[Tensor, Tensor] | None = None
 
     # Tensors
 

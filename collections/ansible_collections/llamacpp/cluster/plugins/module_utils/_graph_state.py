@@ -35,21 +35,29 @@ class Recurrent(Operations):
     def read_state(self, states: Tensor, read: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
         """build_rs: the states of the sequences; ``read`` takes them where they lie."""
         width, rows, sequences = states.ne[0], self.batch.states, self.batch.sequences
-        ids = self.new_input("state_ids", (rows,), I32)
         flat = self.reshape(states, width, rows)
         self.expand(self._in_place("scale", self.view("view", flat, (0, 1, 1, 1), (4, 0, 0, 0))))
-        main = self.view("view", ids, (sequences, 1, 1, 1), (4, 4 * sequences, 4 * sequences, 4 * sequences))
+        main, tail = self._state_ids()
         if read is None:
-            every = self.rows(flat, ids)
+            every = self.rows(flat, self.new_input("state_ids", (rows,), I32))
             result = self.view("view", every, (width, sequences, 1, 1), every.nb)
         else:
-            tail = self.view("view", ids, (rows - 1, 1, 1, 1), (4, 4 * rows, 4 * rows, 4 * rows))
             every = self.rows(flat, tail)
             result = read(flat, main)
         self.expand(result)
         rest = self.view("view", every, (width, rows - sequences, 1, 1), every.nb)
         self.write_state(rest, self.view("view", states, (width, rows - sequences, 1, 1), states.nb))
         return result
+
+    def _state_ids(self) -> tuple[Tensor, Tensor]:
+        """The rows of the sequences, and those of all but the first (build_rs_inp)."""
+        if self._ids is None:
+            rows, sequences = self.batch.states, self.batch.sequences
+            ids = self.new_input("state_ids", (rows,), I32)
+            main = self.view("view", ids, (sequences, 1, 1, 1), (4, 4 * sequences, 4 * sequences, 4 * sequences))
+            tail = self.view("view", ids, (rows - 1, 1, 1, 1), (4, 4 * rows, 4 * rows, 4 * rows))
+            self._ids = main, tail
+        return self._ids
 
     def write_state(self, source: Tensor, target: Tensor) -> None:
         """ggml_cpy into the cache."""
