@@ -110,7 +110,7 @@ def resolve(model: ModelFacts, settings: Settings) -> Context:
     """Work out what llama-server makes of the settings; raises :class:`Refused` where it would not start."""
     h = hparams(model)
     _check_words(settings)
-    if h.architecture in DRAFT_ONLY:
+    if h.architecture in DRAFT_ONLY and not settings.for_draft:
         raise Refused("model", "it only drafts for another model; give it as the draft model", h.architecture)
     parallel, unified = settings.parallel, bool(settings.kv_unified)
     if parallel < 0:
@@ -141,7 +141,7 @@ def resolve(model: ModelFacts, settings: Settings) -> Context:
             raise Refused("ctx_size", "nothing is left for each of %d slots" % parallel, settings.ctx_size)
         n_ctx = n_ctx_seq * parallel
     n_tokens = min(n_ctx, n_ubatch)
-    rows = parallel
+    rows = parallel * (1 + settings.draft_max)
     if settings.logits == "fit_params" or settings.embedding or h.architecture in ("t5", "t5encoder"):
         rows = n_batch
     return Context(

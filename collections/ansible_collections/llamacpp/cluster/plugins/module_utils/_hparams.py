@@ -159,6 +159,9 @@ def hparams(model: ModelFacts) -> Hparams:
     arch = model.architecture
     if arch == "clip":
         raise Refused("model", "it is a projector; give it as mmproj, and the language model as the model", arch)
+    reason = model.servable()
+    if reason is not None:
+        raise Refused("model", reason)
     keys = _Keys(model)
     n_all = model.n_layers
     base = _base(model, keys, arch, n_all)

@@ -67,8 +67,10 @@ class Settings:
     ``gpu_layers``: a number, ``"all"`` or ``"auto"`` (all, as ``--fit`` is off).
     ``tensor_split``: shares of the devices in their order; ``None`` splits by free memory.
     ``logits``: ``"server"`` reserves rows for the slots, ``"fit_params"`` for a whole ubatch,
-    as llama-fit-params does. ``n_rs_seq``: snapshots of recurrent state that a way of drafting
-    wants. A draft model and mmproj are models of their own.
+    as llama-fit-params does. ``draft_max``: tokens that are drafted ahead, each a row of logits
+    more; ``n_rs_seq``: snapshots of recurrent state that some ways of drafting want;
+    ``for_draft``: the model itself drafts for another one. Draft models and mmproj are models of
+    their own.
     """
 
     ctx_size: int = 0
@@ -88,7 +90,9 @@ class Settings:
     no_kv_offload: bool = False
     embedding: bool = False
     logits: str = "server"
+    draft_max: int = 0
     n_rs_seq: int = 0
+    for_draft: bool = False
 
     def layers_on_devices(self, n_layers: int) -> int:
         """Return ``--n-gpu-layers`` as a number, the output counted (llama_model::n_gpu_layers)."""
