@@ -41,8 +41,9 @@ _OFFLOADS = ("cuda", "rocm", "vulkan", "sycl", "metal")
 # LLM_FFN_EXPS_REGEX (common/common.h): what --cpu-moe and --n-cpu-moe keep in the head's memory.
 _EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")
 _CUDA = ("cuda", "rocm")
-# Enough of each kind of layer after each other for the allocator to come to its rhythm.
-_REPEATS = 2
+# How often a pattern of layers stays, for the allocator to come to its rhythm; and how long one may be.
+_REPEATS = 6
+_LONGEST_PATTERN = 8
 
 
 @dataclass(frozen=True)
@@ -176,16 +177,7 @@ def _reduced(layers: Sequence[_Layer]) -> tuple[list[_Layer], dict[int, int]]:
     twins: dict[int, int] = {}
     seen: dict[tuple[tuple[int, bool], ...], int] = {}
     for index, segment in enumerate(segments):
-        counts: dict[tuple[object, object], int] = {}
-        kept: list[_Layer] = []
-        previous: object = None
-        for layer in segment:
-            what = (layer.kind, layer.experts != layer.backend)
-            pair = (previous, what)
-            counts[pair] = counts.get(pair, 0) + 1
-            if counts[pair] <= _REPEATS or layer is layers[-1]:
-                kept.append(layer)
-            previous = what
+        kept = _without_repeats(segment)
         shape = tuple((layer.kind, layer.experts != layer.backend) for layer in kept)
         middle = 0 < index < len(segments) - 1
         if middle and shape in seen:
@@ -195,6 +187,32 @@ def _reduced(layers: Sequence[_Layer]) -> tuple[list[_Layer], dict[int, int]]:
             seen[shape] = segment[0].backend
         chosen.extend(kept)
     return chosen, twins
+
+
+def _without_repeats(segment: Sequence[_Layer]) -> list[_Layer]:
+    """Shorten what repeats, be it one kind of layer or a pattern of several.
+
+    After a few repetitions the allocator's free blocks come again in every one, or in every second
+    one: so an odd number stays odd.
+    """
+    what = [(layer.kind, layer.experts != layer.backend) for layer in segment]
+    kept: list[_Layer] = []
+    start = 0
+    while start < len(segment):
+        saved, period, repeats = 0, 1, 1
+        for length in range(1, _LONGEST_PATTERN + 1):
+            count = 1
+            while what[start : start + length] == what[start + count * length : start + (count + 1) * length]:
+                count += 1
+            saves = (count - min(count, _REPEATS + (count - _REPEATS) % 2)) * length if count > _REPEATS else 0
+            if saves > saved:
+                saved, period, repeats = saves, length, count
+        kept.extend(segment[start : start + period * repeats - saved])
+        start += period * repeats
+    if kept[-1] is not segment[-1]:
+        # The last layer of the model is special, so it has to be the one that stays.
+        kept[-1] = segment[-1]
+    return kept
 
 
 def _blocks(
