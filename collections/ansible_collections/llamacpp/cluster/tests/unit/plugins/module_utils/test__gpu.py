@@ -5,22 +5,15 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nvml_answers import FIXTURES, composed
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _gpu, _gpu_nvml
 
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "nvml"
 MIB = 1 << 20
-
-
-def composed(name, node):
-    """Return the answers of a node of a composed fixture."""
-    return json.loads((FIXTURES / (name + ".json")).read_text())["nodes"][node]
 
 
 def describe(answers, numa=None):
