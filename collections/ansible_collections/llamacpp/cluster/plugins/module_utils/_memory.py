@@ -36,6 +36,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import 
     Settings,
     offload_devices,
 )
+from ansible_collections.llamacpp.cluster.plugins.module_utils._tensor_split import spread
 from ansible_collections.llamacpp.cluster.plugins.module_utils._weights import layer_weights, model_bytes, place
 
 __all__ = (
@@ -133,12 +134,18 @@ def estimate(model: ModelFacts, devices: Sequence[MemoryDevice], settings: Setti
     weights, at_host = model_bytes(model, devices, settings, placed)
     caches, cache_at_host = _context_bytes(model, context, devices, placed)
     compute = compute_buffers(model, placed, devices, settings, context)
-    notes = _notes(model, compute)
-    used = set(offload_devices(devices, settings))
+    buffers = list(compute.devices)
+    together = offload_devices(devices, settings)
+    parallel = settings.split_mode == "tensor" and len(together) > 1
+    if parallel:
+        weights, caches = _spread(model, context, devices, settings, placed)
+        # Each device computes its part of every layer: the buffers of one that has it all are a bound.
+        buffers = [max(buffers) if index in together else 0 for index in range(len(devices))]
+    notes = _notes(model, compute, parallel)
     found = []
     for index, device in enumerate(devices):
         overhead = 0
-        if index in used:
+        if index in together:
             beside = _overhead(model, settings, device, compute.flash_attn, context.n_seq_max)
             overhead = beside.working
             if not beside.measured:
@@ -146,7 +153,7 @@ def estimate(model: ModelFacts, devices: Sequence[MemoryDevice], settings: Setti
                     "what the process itself takes was not measured on %s%s; it is taken from a similar GPU"
                     % (device.name, " (%s)" % device.compute_capability if device.compute_capability else "")
                 )
-        found.append(Usage(device.name, weights[index], caches[index], compute.devices[index], overhead))
+        found.append(Usage(device.name, weights[index], caches[index], buffers[index], overhead))
     host = Usage("host", at_host, cache_at_host, compute.host, _host_overhead(model, context))
     return Estimate(
         devices=tuple(
@@ -159,7 +166,7 @@ def estimate(model: ModelFacts, devices: Sequence[MemoryDevice], settings: Setti
         n_ctx_slot=context.n_ctx_seq,
         flash_attn=compute.flash_attn,
         pipeline=compute.pipeline,
-        exact=compute.exact and hparams(model).known,
+        exact=compute.exact and hparams(model).known and not parallel,
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -180,12 +187,33 @@ def _context_bytes(
     return found, at_host
 
 
-def _notes(model: ModelFacts, compute: RoughBuffers) -> list[str]:
+def _spread(
+    model: ModelFacts,
+    context: Context,
+    devices: Sequence[MemoryDevice],
+    settings: Settings,
+    placed: Sequence[int],
+) -> tuple[list[int], list[int]]:
+    """Return the bytes of weights and caches on each device when all compute every layer together."""
+    used = offload_devices(devices, settings)
+    given = (settings.tensor_split or ())[: len(used)]
+    shares = tuple(float(share) for share in given) + (0.0,) * (len(used) - len(given))
+    kept = len(placed) if settings.cpu_moe else settings.n_cpu_moe
+    parts = spread(model, context, placed, shares, [devices[index].hardware for index in used], kept)
+    weights, caches = [0] * len(devices), [0] * len(devices)
+    for index, of_model, of_context in zip(used, parts.model, parts.context):
+        weights[index], caches[index] = of_model, of_context
+    return weights, caches
+
+
+def _notes(model: ModelFacts, compute: RoughBuffers, parallel: bool) -> list[str]:
     if not hparams(model).known:
         return [
             "llama.cpp b11434 does not know the architecture %s: weights are exact, the context follows its keys, "
             "compute buffers are a bound" % model.architecture
         ]
+    if parallel:
+        return ["with split_mode tensor the compute buffers are a bound: those of a device that has everything"]
     if not compute.exact:
         return ["the compute buffers are a bound, the rest is exact"]
     return []

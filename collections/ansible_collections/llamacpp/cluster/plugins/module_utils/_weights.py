@@ -32,10 +32,10 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import 
 # Names of tensors with a layer number that are not "blk.N.": of encoders, decoders and vocoders.
 _NUMBERED = re.compile(r"^(?:enc\.blk|dec\.blk|posnet|convnext)\.(\d+)\.")
 # LLM_FFN_EXPS_REGEX (common/common.h): what --cpu-moe and --n-cpu-moe keep in memory.
-_EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")
+EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")
 
 # LLM_TENSOR_LAYER_INPUT: the head's memory, always.
-_INPUT = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.")
+INPUT = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.")
 # LLM_TENSOR_LAYER_REPEATING without a number in the name: they are created for layer 0. Of the
 # first group, every device that has layers gets a copy.
 _SHARED = ("rope_freqs.", "rope_factors_long.", "rope_factors_short.")
@@ -103,7 +103,7 @@ def _weigh(model: ModelFacts, h: Hparams, kind: str) -> Weights:
         numbers = _layers_of(group, h)
         if numbers:
             cannot = kind in ("cuda", "rocm") and group.type in _NOT_ON_CUDA and len(group.shape) > 1
-            table = stranded if cannot else experts if _EXPERTS.search(group.name) else layers
+            table = stranded if cannot else experts if EXPERTS.search(group.name) else layers
             if cannot:
                 size = padded_tensor("cpu", group.type, group.shape[0], group.nbytes)
             for number in numbers:
@@ -114,7 +114,7 @@ def _weigh(model: ModelFacts, h: Hparams, kind: str) -> Weights:
                     table[number] += size
         elif group.name.startswith(_SHARED):
             shared += size
-        elif group.name.startswith(_INPUT):
+        elif group.name.startswith(INPUT):
             inputs += padded_tensor("cpu", group.type, group.shape[0], group.nbytes)
         else:
             output += size
@@ -156,7 +156,8 @@ def _assigned(n_layers: int, gpu_layers: int, split: tuple[float, ...]) -> tuple
 def place(model: ModelFacts, devices: Sequence[MemoryDevice], settings: Settings) -> tuple[int, ...]:
     """Say which of ``devices`` gets each layer and, last, the output; :data:`HOST` is the head's memory.
 
-    Without ``tensor_split`` llama.cpp divides by free memory. Raises :class:`Refused` for a split
+    Without ``tensor_split`` llama.cpp divides by free memory. With ``split_mode`` tensor every device
+    has a part of each layer, and the first one stands for all. Raises :class:`Refused` for a split
     or a number of devices that it does not take.
     """
     used = offload_devices(devices, settings)
@@ -172,6 +173,9 @@ def place(model: ModelFacts, devices: Sequence[MemoryDevice], settings: Settings
         raise Refused("split_mode", "llama.cpp no longer splits by rows here; write layer or tensor", "row")
     if not used:
         return (HOST,) * (n_layers + 1)
+    if settings.split_mode == "tensor":
+        # All devices together are one to llama.cpp (a meta device), which the first stands for.
+        used, given = used[:1], ()
     split = tuple(float(share) for share in given[: len(used)]) + (0.0,) * (len(used) - len(given))
     if not any(split):
         split = tuple(float(devices[index].free) for index in used)
