@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
@@ -22,6 +23,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests.append((self.path, dict(self.headers)))
+        time.sleep(self.server.silence)
         if self.server.refusals:
             status, headers = self.server.refusals.pop(0)
             self.refuse(status, headers)
@@ -114,10 +116,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.cuts:
             part = part[: self.server.cuts.pop(0)]
             self.close_connection = True
+        step = self.server.drip or 1 << 14
         try:
-            for start in range(0, len(part), 1 << 14):
-                self.wfile.write(part[start : start + (1 << 14)])
-                self.server.sent += len(part[start : start + (1 << 14)])
+            for start in range(0, len(part), step):
+                self.server.sent += len(part[start : start + step])
+                self.wfile.write(part[start : start + step])
+                time.sleep(0.01 if self.server.drip else 0)
         except OSError:
             return  # the reader has seen enough
 
@@ -130,6 +134,7 @@ class HubServer(ThreadingHTTPServer):
 
     ``token``: without it nothing of the repository is given. ``elsewhere``: where downloads are redirected to.
     ``refusals``: (status, headers) of the next answers. ``cuts``: bytes after which the next downloads break.
+    ``silence``: seconds before each answer. ``drip``: bytes that are sent at a time, slowly.
     ``sent``: bytes of files so far, and ``requests``: (path, headers).
     """
 
@@ -144,6 +149,8 @@ class HubServer(ThreadingHTTPServer):
         self.ranges = True
         self.tag = "1"
         self.page_size = 1000
+        self.silence = 0.0
+        self.drip = 0
         self.sent = 0
         self.requests: list[tuple[str, dict[str, str]]] = []
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})

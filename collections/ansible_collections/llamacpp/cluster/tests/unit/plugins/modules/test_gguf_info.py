@@ -14,7 +14,6 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils import _hash_cach
 from ansible_collections.llamacpp.cluster.plugins.modules import gguf_info
 from ansible_collections.llamacpp.cluster.tests.unit.builders import llama
 from ansible_collections.llamacpp.cluster.tests.unit.gguf_bytes import build, pair, split
-from ansible_collections.llamacpp.cluster.tests.unit.hub_server import HubServer
 
 SHARDS = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
 
@@ -31,18 +30,6 @@ def shards(tmp_path):
     for name, raw in zip(SHARDS, split(2)):
         (tmp_path / name).write_bytes(raw)
     return tmp_path
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    """A hub that has nothing yet; whoever asks has no token."""
-    server = HubServer()
-    for name in ("HF_TOKEN", "HF_HOME", "HF_TOKEN_PATH", "http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
-    yield server
-    server.stop()
 
 
 def test_a_file(run_module, model):
@@ -186,47 +173,47 @@ def test_check_mode_writes_no_cache(run_module, model, tmp_path):
     assert not cache.exists()
 
 
-def test_an_address(run_module, server, model):
-    server.files["models/m.gguf"] = model.read_bytes()
-    result = run_module(gguf_info, url=server.url + "/models/m.gguf?download=true")
+def test_an_address(run_module, hub, model):
+    hub.files["models/m.gguf"] = model.read_bytes()
+    result = run_module(gguf_info, url=hub.url + "/models/m.gguf?download=true")
     assert result["gguf"]["file_size"] == model.stat().st_size
     assert result["gguf"]["hyperparameters"]["block_count"] == 4
-    assert result["fetched_bytes"] == server.sent == model.stat().st_size
+    assert result["fetched_bytes"] == model.stat().st_size  # a small file is asked for at once
 
 
 @pytest.mark.parametrize("named", SHARDS)
-def test_a_split_model_at_an_address(run_module, server, named):
-    server.files = dict(zip(SHARDS, split(2)))
-    facts = run_module(gguf_info, url="%s/%s" % (server.url, named))["gguf"]
+def test_a_split_model_at_an_address(run_module, hub, named):
+    hub.files = dict(zip(SHARDS, split(2)))
+    facts = run_module(gguf_info, url="%s/%s" % (hub.url, named))["gguf"]
     assert [shard["name"] for shard in facts["shards"]] == SHARDS
 
 
-def test_the_hub(run_module, server, model):
-    server.files["q4/m.gguf"] = model.read_bytes()
-    server.token = "hf_secret"
+def test_the_hub(run_module, hub, model):
+    hub.files["q4/m.gguf"] = model.read_bytes()
+    hub.token = "hf_secret"
     result = run_module(gguf_info, url="hf://owner/model/q4/m.gguf", revision="main", token="hf_secret")
     assert result["gguf"]["name"] == "toy"
     assert "hf_secret" not in json.dumps(result["gguf"])
 
 
-def test_the_hub_says_no(run_module, server, model):
-    server.files["m.gguf"] = model.read_bytes()
-    server.token = "hf_secret"
+def test_the_hub_says_no(run_module, hub, model):
+    hub.files["m.gguf"] = model.read_bytes()
+    hub.token = "hf_secret"
     result = run_module(gguf_info, url="hf://owner/model/m.gguf")
     assert result["failed"]
     assert "the server wants a token; set HF_TOKEN, or the option token" in result["msg"]
 
 
-def test_a_page_instead_of_a_model(run_module, server):
-    server.files["m.gguf"] = b"<html>please log in</html>"
-    url = server.url + "/m.gguf"
+def test_a_page_instead_of_a_model(run_module, hub):
+    hub.files["m.gguf"] = b"<html>please log in</html>"
+    url = hub.url + "/m.gguf"
     result = run_module(gguf_info, url=url)
     assert result["msg"].startswith("%s: it is not a GGUF file" % url)
 
 
-def test_nobody_there(run_module, server):
-    url = server.url + "/m.gguf"
-    server.stop()
-    server.stop = lambda: None
+def test_nobody_there(run_module, hub):
+    url = hub.url + "/m.gguf"
+    hub.stop()
+    hub.stop = lambda: None
     result = run_module(gguf_info, url=url, timeout=2)
     assert "see that the server can be reached" in result["msg"]

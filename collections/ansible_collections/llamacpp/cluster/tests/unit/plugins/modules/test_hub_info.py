@@ -1,0 +1,59 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a repository has, as a module says it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from ansible_collections.llamacpp.cluster.plugins.modules import hub_info
+from ansible_collections.llamacpp.cluster.tests.unit.builders import llama
+from ansible_collections.llamacpp.cluster.tests.unit.gguf_bytes import split
+from ansible_collections.llamacpp.cluster.tests.unit.hub_server import COMMIT
+
+PARTS = ["M-Q8_0-00001-of-00002.gguf", "M-Q8_0-00002-of-00002.gguf"]
+
+
+@pytest.fixture
+def repository(hub):
+    hub.files = dict(zip(PARTS, split(2)))
+    hub.files["M-Q4_K_M.gguf"] = llama()
+    hub.files["README.md"] = b"#"
+    return hub
+
+
+def test_files_and_quantisations(run_module, repository):
+    result = run_module(hub_info, repo="owner/model")
+    assert result["changed"] is False
+    assert result["commit"] == COMMIT
+    assert [item["name"] for item in result["files"]] == ["M-Q4_K_M.gguf", *PARTS, "README.md"]
+    assert result["files"][3] == {"name": "README.md", "size": 1, "sha256": None}
+    assert sorted(result["quantisations"]) == ["Q4_K_M", "Q8_0"]
+    found = result["quantisations"]["Q8_0"]
+    assert found["files"] == PARTS
+    assert found["urls"] == ["%s/owner/model/resolve/%s/%s" % (repository.url, COMMIT, name) for name in PARTS]
+    assert found["sha256"] == [hashlib.sha256(repository.files[name]).hexdigest() for name in PARTS]
+    assert "gguf" not in found
+
+
+def test_headers_of_some(run_module, repository):
+    result = run_module(hub_info, repo="owner/model", quants=["q8_0"], headers=True)
+    assert list(result["quantisations"]) == ["Q8_0"]
+    assert result["quantisations"]["Q8_0"]["gguf"]["tensor_count"] == 2
+
+
+def test_a_quantisation_that_is_not_there(run_module, repository):
+    result = run_module(hub_info, repo="owner/model", quants=["Q6_K"])
+    assert result["msg"] == "hf://owner/model: it has no Q6_K; it has Q4_K_M, Q8_0"
+
+
+def test_a_repository_that_is_not_there(run_module, repository):
+    assert "there is no such repository" in run_module(hub_info, repo="owner/none")["msg"]
+
+
+def test_a_broken_file(run_module, repository):
+    repository.files["M-Q4_K_M.gguf"] = b"<html>"
+    result = run_module(hub_info, repo="owner/model", headers=True)
+    assert result["msg"].startswith("hf://owner/model: it is not a GGUF file")
