@@ -67,6 +67,7 @@ PAIRS = {
         "layer": "-c 32768 -np 1 -sm layer -ts 1,1",
         "layer-np4-ub2048": "-c 32768 -np 4 --no-kv-unified -sm layer -ts 3,1 -b 2048 -ub 2048",
         "tensor": "-c 32768 -np 1 -sm tensor -ts 1,1 -fa on",
+        "rpc": "-c 32768 -np 1 -sm layer -ts 1,1",
     },
     "llama-3.1-70b": {
         "layer": "-c 32768 -np 1 -sm layer -ts 1,1",
@@ -159,29 +160,40 @@ def ask(port: int, words: list[str]) -> int:
     return tokens
 
 
+def start_worker(options: argparse.Namespace, gpu: int, port: int) -> subprocess.Popen[bytes]:
+    """Start a worker that offers one GPU; returns once it had time to listen."""
+    command = [f"{options.bin}/ggml-rpc-server", "--host", "127.0.0.1", "--port", str(port), "--device", "CUDA0"]
+    worker = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ, CUDA_VISIBLE_DEVICES=str(gpu)),
+    )
+    time.sleep(3)
+    return worker
+
+
 def run_case(
     options: argparse.Namespace, model: str, path: Path, label: str, flags: str, gpus: list[int], port: int
 ) -> dict[str, Any]:
     """Measure one case on the GPUs given."""
     words = shlex.split(flags)
     words += [] if "-ngl" in words else ["-ngl", "999"]
-    names = ",".join(f"CUDA{number}" for number in range(len(gpus)))
-    command = [f"{options.bin}/llama-server", "-m", str(path), "--device", names, "--fit", "off", *words]
-    command += [
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "-lv",
-        "4",
-        "--no-warmup" if label == "no-warmup" else "--warmup",
-    ]
+    remote = "rpc" in label
+    names = ",".join(f"CUDA{number}" for number in range(len(gpus) - remote))
+    command = [f"{options.bin}/llama-server", "-m", str(path)]
+    command += ["--rpc", f"127.0.0.1:{port + 1}", "--device", f"RPC0,{names}"] if remote else ["--device", names]
+    command += ["--fit", "off", *words]
+    command += ["--host", "127.0.0.1", "--port", str(port), "-lv", "4"]
     before = [used(gpu) for gpu in gpus]
     log_path = Path(options.work) / f"{model}-{label}-{port}.log"
     record: dict[str, Any] = {"model": model, "label": label, "flags": flags, "gpus": len(gpus)}
-    environment = dict(os.environ, CUDA_VISIBLE_DEVICES=",".join(map(str, gpus)))
+    # A worker has the first layers, on the last GPU.
+    environment = dict(os.environ, CUDA_VISIBLE_DEVICES=",".join(map(str, gpus[: len(gpus) - remote])))
     with log_path.open("wb") as log:
+        worker = start_worker(options, gpus[-1], port + 1) if remote else None
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    owners = [process.pid] * (len(gpus) - remote) + ([worker.pid] if worker else [])
     started = time.monotonic()
     try:
         if not healthy(port, process):
@@ -197,7 +209,7 @@ def run_case(
                     record["error"] = f"{error}: {log_path.read_text(errors='replace')[-1500:]}"
                     return record
             record[moment] = {
-                "process": [process_bytes(gpu, process.pid) for gpu in gpus],
+                "process": [process_bytes(gpu, pid) for gpu, pid in zip(gpus, owners, strict=True)],
                 "device": [used(gpu) - base for gpu, base in zip(gpus, before, strict=True)],
                 "host": resident(process.pid),
             }
@@ -205,8 +217,13 @@ def run_case(
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
         process.wait()
+        if worker:
+            worker.kill()
+            worker.wait()
         text = log_path.read_text(errors="replace")
         record["buffers"] = buffers(text)
+        if "tensor" in flags:
+            record["log"] = [line[-160:] for line in text.splitlines() if "MiB" in line or "NCCL" in line]
         log_path.unlink()
         for _attempt in range(50):
             if all(used(gpu) <= base + 8 * MIB for gpu, base in zip(gpus, before, strict=True)):
@@ -224,6 +241,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--seconds", type=int, default=420, help="begin no further case after this time")
     parser.add_argument("--only", default="", help="regular expression that model/label has to match")
+    parser.add_argument("--cases", type=Path, help="JSON {model: {label: flags}} to run in place of the own cases")
     parser.add_argument("--part", choices=["single", "pairs", "all"], default="all")
     options = parser.parse_args()
     Path(options.work).mkdir(parents=True, exist_ok=True)
@@ -242,6 +260,7 @@ def main() -> int:
         "cases": [],
     }
     manifest = json.loads((options.headers / "manifest.json").read_text())
+    given = json.loads(options.cases.read_text()) if options.cases else None
     deadline = time.monotonic() + options.seconds
     guard = threading.Lock()
 
@@ -261,13 +280,15 @@ def main() -> int:
             path = inflate(
                 options.headers / entry["file"], entry["file_size"], Path(options.work) / f"{model}-{gpu}.gguf"
             )
-            for label, flags in {**EVERY, **SOME.get(model, {})}.items():
+            cases = {**EVERY, **SOME.get(model, {})} if given is None else given.get(model, {})
+            for label, flags in cases.items():
                 if wanted(model, label):
                     save(run_case(options, model, path, label, flags, [gpu], 18100 + gpu))
             path.unlink()
 
     if options.part in ("single", "all"):
-        ordered = sorted(manifest, key=lambda entry: entry["file_size"])
+        chosen = [entry for entry in manifest if given is None or entry["name"] in given]
+        ordered = sorted(chosen, key=lambda entry: int(entry["file_size"]))
         lanes = [threading.Thread(target=single, args=(ordered[gpu::count], gpu)) for gpu in range(count)]
         for lane in lanes:
             lane.start()
@@ -276,7 +297,8 @@ def main() -> int:
     if options.part in ("pairs", "all") and count > 1:
         for entry in manifest:
             model = entry["name"]
-            cases = {label: flags for label, flags in PAIRS.get(model, {}).items() if wanted(model, "pair-" + label)}
+            cases = PAIRS if given is None else {}
+            cases = {label: flags for label, flags in cases.get(model, {}).items() if wanted(model, "pair-" + label)}
             if cases:
                 path = inflate(
                     options.headers / entry["file"], entry["file_size"], Path(options.work) / f"{model}.gguf"

@@ -9,9 +9,9 @@ batch and kept. (1) and (2) are constants of the hardware and were measured; (3)
 model's shapes (ggml_cuda_pool_alloc in ggml/src/ggml-cuda/ggml-cuda.cu and mmq.cu, b11434).
 
 Measured by tests/gpu/measure_memory.py on NVIDIA H200 with CUDA 13.0, driver 580, build b11434:
-77 cases of 16 models, figures in docs/bench/gpu_h200.json. A second GPU of the same process takes
-what the first one takes. Another compute capability than 9.0 was not measured: it gets the same
-constants, and an estimate for it says so.
+175 cases of 54 models, figures in docs/bench/gpu_h200.json. A second GPU of the same process takes
+what the first one takes, and so does the GPU of a worker. Another compute capability than 9.0 was
+not measured: it gets the same constants, and an estimate for it says so.
 """
 
 from __future__ import annotations
@@ -31,16 +31,29 @@ MMQ_BATCH_WITHOUT_UNITS = 64
 INTEGER_UNITS_SINCE = (7, 5)
 
 _FLOATS = ("F32", "F16", "BF16")
-# Architectures whose state space is multiplied out in chunks have one of these.
+# One number a head: the state space of Mamba 2, which is multiplied out in chunks.
 _SCAN = "blk.*.ssm_a"
+# Selects the tokens of a sparse attention by multiplying in half precision (DeepSeek 3.2).
+_INDEXER = "blk.*.indexer."
+# Matrices of their own kernels.
+_NOT_MULTIPLIED = ("norm", "ssm_conv1d")
+# From this many sequences on, further ones bring no further kernels.
+SCAN_SEQUENCES = 3
 
 
 class Constants(NamedTuple):
-    """MiB of a process on one GPU. ``scan_sequence``: for each sequence after the first."""
+    """MiB of a process on one GPU.
+
+    ``started``: after the start. The others count in its place after requests, the largest that
+    applies: ``working`` always, ``single`` with matrices in f32, ``half`` with such in f16 or bf16,
+    ``no_flash`` without flash attention, ``scan`` with a state space of Mamba 2, and
+    ``scan_sequence`` more for each of its next two sequences. ``tensor_split`` (NCCL) comes on top.
+    """
 
     started: int
     working: int
-    cublas: int
+    single: int
+    half: int
     no_flash: int
     scan: int
     scan_sequence: int
@@ -55,9 +68,11 @@ class Overhead(NamedTuple):
     measured: bool
 
 
-# Largest value of the class in any case, and 2 MiB, the granularity of the driver. tensor_split: NCCL's buffers.
+# The largest value of the class in any case, and 2 MiB or more on top, the granularity of the driver.
 MEASURED = {
-    "9.0": Constants(started=596, working=608, cublas=704, no_flash=740, scan=722, scan_sequence=20, tensor_split=820),
+    "9.0": Constants(
+        started=596, working=608, single=714, half=730, no_flash=740, scan=722, scan_sequence=32, tensor_split=860
+    ),
 }
 FALLBACK = "9.0"
 
@@ -76,12 +91,15 @@ def process_overhead(
     capability = device.compute_capability or ""
     constants = MEASURED.get(capability, MEASURED[FALLBACK])
     working = constants.working
-    if any(_multiplied(group) and group.type in _FLOATS for group in model.tensor_groups):
-        working = max(working, constants.cublas)
+    types = {group.type for group in model.tensor_groups if _multiplied(group)}
+    if "F32" in types:
+        working = max(working, constants.single)
+    if types & {"F16", "BF16"} or any(group.name.startswith(_INDEXER) for group in model.tensor_groups):
+        working = max(working, constants.half)
     if not flash_attn:
         working = max(working, constants.no_flash)
-    if any(group.name.startswith(_SCAN) for group in model.tensor_groups):
-        working = max(working, constants.scan) + constants.scan_sequence * (sequences - 1)
+    if any(group.name.startswith(_SCAN) and group.shape[0] == 1 for group in model.tensor_groups):
+        working = max(working, constants.scan) + constants.scan_sequence * (min(sequences, SCAN_SEQUENCES) - 1)
     started = constants.started
     if settings.split_mode == "tensor":
         started, working = started + constants.tensor_split, working + constants.tensor_split
@@ -117,7 +135,9 @@ def pool_bytes(groups: Iterable[TensorGroup], ubatch: int, experts_used: int, ca
 
 def _multiplied(group: TensorGroup) -> bool:
     """Say whether it is a matrix of a block that a batch is multiplied by."""
-    return bool(group.layers) and len(group.shape) > 1 and group.name.endswith(".weight") and "norm" not in group.name
+    if not group.layers or len(group.shape) < 2 or not group.name.endswith(".weight"):
+        return False
+    return not any(word in group.name for word in _NOT_MULTIPLIED)
 
 
 def _version(capability: str) -> tuple[int, ...]:
