@@ -24,35 +24,49 @@ class Attention(Operations):
         shape = (cells, self.nt // batch.streams, 1, batch.streams)
         return self.new_input("mask_swa" if swa else "mask", shape, F16 if batch.flash else F32)
 
-    def qkv(self, layer: int, cur: Tensor, widths: tuple[int, int, int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """build_qkv: queries, keys and values as heads."""
+    def qkv(self, layer: int, cur: Tensor, normed: tuple[str, str] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """build_qkv: queries, keys and values as heads. ``normed``: norms of all heads at once."""
         hp = self.hp
         k_size = hp.head_k_swa if hp.swa[layer] else hp.head_k
         v_size = hp.head_v_swa if hp.swa[layer] else hp.head_v
-        q_size = k_size
-        if widths is not None:
-            q_size, k_size, v_size = widths
         n_head, n_kv = hp.n_head[layer], hp.n_head_kv[layer]
+        clamps = self.real("attention.clamp_kqv") > 0
         if self.has(layer, "attn_qkv.weight"):
             fused = self.linear(layer, "attn_qkv", cur)
-            if self.real("attention.clamp_kqv") > 0:
+            if clamps:
                 fused = self.like("clamp", fused)
-            return (
-                self.heads(fused, q_size, n_head),
-                self.heads(fused, k_size, n_kv),
-                self.heads(fused, v_size, n_kv),
-            )
-        made = []
-        for name in ("attn_q", "attn_k", "attn_v"):
-            part = self.linear(layer, name, cur)
-            if self.real("attention.clamp_kqv") > 0:
-                part = self.like("clamp", part)
-            made.append(part)
+            if normed is None:
+                return (
+                    self.heads(fused, k_size, n_head),
+                    self.heads(fused, k_size, n_kv),
+                    self.heads(fused, v_size, n_kv),
+                )
+            widths = (k_size * n_head, k_size * n_kv, v_size * n_kv)
+            made = [self.cont(self.columns(fused, width, self.nt)) for width in widths]
+        else:
+            made = [self.linear(layer, name, cur) for name in ("attn_q", "attn_k", "attn_v")]
+            if clamps:
+                made = [self.like("clamp", part) for part in made]
+        if normed is not None:
+            for index, name in enumerate(normed):
+                if self.has(layer, name + ".weight"):
+                    made[index] = self.norm(made[index], layer, name)
         return (
-            self.reshape(made[0], q_size, n_head, self.nt),
+            self.reshape(made[0], k_size, n_head, self.nt),
             self.reshape(made[1], k_size, n_kv, self.nt),
             self.reshape(made[2], v_size, n_kv, self.nt),
         )
+
+    def attention_now(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, out: str = "attn_output", bias: Tensor | None = None
+    ) -> Tensor:
+        """build_attn without a cache: the tokens of the batch attend to each other."""
+        for item in (q, k, v):
+            self.expand(item)
+        swa = self.hp.swa[layer]
+        shape = (self.nt, self.nt, 1, 1)
+        mask = self.new_input("mask_swa" if swa else "mask", shape, F16 if self.batch.flash else F32)
+        return self.linear(layer, out, self._attend(layer, q, k, v, mask, False, None, bias))
 
     def attention(
         self,
@@ -65,11 +79,13 @@ class Attention(Operations):
         cached_layer: int = -1,
         v_mla: Tensor | None = None,
         key_only: bool = False,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """build_attn with a cache: stores keys and values, attends, and projects with ``out``.
 
         ``cached_layer``: whose cache is read, when it is another layer's. ``key_only``: the values
-        are a part of the keys (latent attention), ``v_mla`` unfolds them.
+        are a part of the keys (latent attention), ``v_mla`` unfolds them. ``bias``: added to the
+        scores, which rules flash attention out.
         """
         batch, hp = self.batch, self.hp
         swa = hp.swa[layer]
@@ -92,7 +108,7 @@ class Attention(Operations):
             self._store(cached_k, k, swa, False)
         if v is not None and not key_only:
             self._store(cached_v, v, swa, True)
-        cur = self._attend(layer, q, cached_k[1], cached_v[1], self.mask(swa), sinks, v_mla)
+        cur = self._attend(layer, q, cached_k[1], cached_v[1], self.mask(swa), sinks, v_mla, bias)
         if rotate_v is not None or (rotate_k is not None and key_only):
             cur = self._hadamard(cur, rotate_v or rotate_k)  # type: ignore[arg-type]
         return self.linear(layer, out, cur) if out else cur
@@ -189,7 +205,15 @@ class Attention(Operations):
         self.expand(self._set_rows(store, flat, ids))
 
     def _attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sinks: bool, v_mla: Tensor | None
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor,
+        sinks: bool,
+        v_mla: Tensor | None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """build_attn_mha."""
         streams = k.ne[3]
@@ -199,9 +223,11 @@ class Attention(Operations):
         tag_k, tag_v, turned = k.tag, v.tag or k.tag, v.nb[1] > v.nb[2]
         k, v = self.permute(k, 0, 2, 1, 3), self.permute(v, 0, 2, 1, 3)
         sink = self.w(layer, "attn_sinks.weight") if sinks else None
-        if self.batch.flash:
+        if self.batch.flash and bias is None:
             if turned:
                 v = self.transpose(v)
+            if k.es == F32:
+                k, v = (self.op("cpy", item.ne, item, es=F16) for item in (k, v))
             made = self.op("flash_attn", (v.ne[0], q.ne[2], q.ne[1], q.ne[3]), q, k, v, mask, sink)
             made.tag = "%d" % layer
             if self.place.cuda and self.backend(layer) in self.place.cuda:
@@ -212,8 +238,10 @@ class Attention(Operations):
             cur = self.reshape(made, made.ne[0] * made.ne[1], made.ne[2] * made.ne[3])
         else:
             kq = self.mm(k, q)
-            if self.real("attn_logit_softcapping") or self.hp.architecture == "gemma2":
+            if self.hp.architecture in ("gemma2", "grok") or self.real("attn_logit_softcapping"):
                 kq = self.scale(self.unary(self.scale(kq)))
+            if bias is not None:
+                kq = self.add(kq, bias)
             kq = self.like("soft_max", kq, mask, sink)
             if not turned:
                 v = self.cont(self.transpose(v))

@@ -37,10 +37,12 @@ class FeedForward(Operations):
         relu_squared: bool = False,
         weight_first: bool = False,
         used: int = 0,
+        suffix: str = "_exps",
+        count: int = 0,
     ) -> Tensor:
         """build_moe_ffn. ``gating``: softmax, sigmoid, or softmax_weight (over the chosen ones)."""
         hp, nt, width = self.hp, cur.ne[1], cur.ne[0]
-        count, used = hp.n_expert, used or hp.n_expert_used[layer]
+        count, used = count or hp.n_expert, used or hp.n_expert_used[layer]
         if logits is None:
             logits = self.mm(self.need(layer, "ffn_gate_inp.weight"), cur)
         bias = self.w(layer, "ffn_gate_inp.bias")
@@ -64,7 +66,7 @@ class FeedForward(Operations):
             selection = self._grouped(selection, count, groups, nt)
         order = self.op("argsort", selection.ne, selection, es=I32)
         chosen = self.columns(order, used, nt)
-        weights = self.op("get_rows", (1, used, nt, 1), self.reshape(probs, 1, count, nt), chosen)
+        weights = self.op("get_rows", (1, used, nt, 1), self.reshape(probs, 1, probs.ne[0], nt), chosen)
         if gating == "softmax_weight":
             weights = self.reshape(self.like("soft_max", self.reshape(weights, used, nt)), 1, used, nt)
         if norm_weights:
@@ -77,8 +79,8 @@ class FeedForward(Operations):
         cur = self.reshape(cur, width, 1, nt)
         if weight_first:
             cur = self.mul(self.op("repeat", (width, used, nt, 1), cur), weights)
-        hidden = self._expert_hidden(layer, cur, chosen, used, nt, relu_squared)
-        made = self._mm_id(layer, "ffn_down_exps", hidden, chosen, used, nt)
+        hidden = self._expert_hidden(layer, cur, chosen, suffix, relu_squared)
+        made = self._mm_id(layer, "ffn_down" + suffix, hidden, chosen)
         if not weight_first:
             made = self.mul(made, weights)
         self.expand(made)
@@ -111,20 +113,25 @@ class FeedForward(Operations):
         masked = self._set_rows(self.like("fill", by_group), kept, best)
         return self.reshape(masked, count, nt)
 
-    def _mm_id(self, layer: int, name: str, cur: Tensor, chosen: Tensor, used: int, nt: int) -> Tensor:
+    def _mm_id(self, layer: int, name: str, cur: Tensor, chosen: Tensor) -> Tensor:
         weight = self.need(layer, name + ".weight")
-        made = self.op("mul_mat_id", (weight.ne[1], used, nt, 1), weight, cur, chosen)
+        made = self.op("mul_mat_id", (weight.ne[1], chosen.ne[0], chosen.ne[1], 1), weight, cur, chosen)
+        scale = self.w(layer, name + ".scale")
+        if scale is not None:
+            count, used, nt = weight.ne[2], chosen.ne[0], chosen.ne[1]
+            each = self.op("repeat", (1, count, nt, 1), self.reshape(scale, 1, count))
+            made = self.mul(made, self.op("get_rows", (1, used, nt, 1), each, chosen))
         bias = self.w(layer, name + ".bias")
         return self.like("add_id", made, bias, chosen) if bias is not None else made
 
-    def _expert_hidden(self, layer: int, cur: Tensor, chosen: Tensor, used: int, nt: int, relu_squared: bool) -> Tensor:
-        if self.has(layer, "ffn_gate_up_exps.weight"):
-            both = self._mm_id(layer, "ffn_gate_up_exps", cur, chosen, used, nt)
-            half = both.ne[0] // 2
+    def _expert_hidden(self, layer: int, cur: Tensor, chosen: Tensor, suffix: str, relu_squared: bool) -> Tensor:
+        if self.has(layer, "ffn_gate_up" + suffix + ".weight"):
+            both = self._mm_id(layer, "ffn_gate_up" + suffix, cur, chosen)
+            half, used, nt = both.ne[0] // 2, both.ne[1], both.ne[2]
             gate, up = self.columns(both, half, used, nt), self.columns(both, half, used, nt)
             return self.glu(gate, up)
-        up = self._mm_id(layer, "ffn_up_exps", cur, chosen, used, nt)
-        if self.has(layer, "ffn_gate_exps.weight"):
-            return self.glu(self._mm_id(layer, "ffn_gate_exps", cur, chosen, used, nt), up)
+        up = self._mm_id(layer, "ffn_up" + suffix, cur, chosen)
+        if self.has(layer, "ffn_gate" + suffix + ".weight"):
+            return self.glu(self._mm_id(layer, "ffn_gate" + suffix, cur, chosen), up)
         hidden = self.unary(up)
         return self.like("sqr", hidden) if relu_squared else hidden

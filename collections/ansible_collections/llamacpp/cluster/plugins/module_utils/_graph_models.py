@@ -1,394 +1,148 @@
 # Copyright: (c) 2026, the llamacpp.cluster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How each architecture arranges the building blocks (src/models/*.cpp of llama.cpp b11434)."""
+"""Which function builds the graph of which architecture (llama_model_mapping of llama.cpp b11434)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import Tensor
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_blocks import Blocks
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_dense import (
+    Traits,
+    arctic,
+    bitnet,
+    chameleon,
+    cogvlm,
+    deci,
+    gptneox,
+    grok,
+    grovemoe,
+    llama4,
+    mistral3,
+    parallel,
+    smallthinker,
+    stablelm,
+    talkie,
+    transformer,
+)
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_hybrid import (
+    deepseek2,
+    falcon_h1,
+    nemotron_h,
+    qwen3next,
+    state_space,
+)
 
 Builder = Callable[[Blocks], None]
 
 
-@dataclass(frozen=True)
-class Traits:
-    """In what an architecture differs from llama.
-
-    ``rms``: the norms are RMS norms. ``scale_tokens``, ``scale_embedding``: embeddings are scaled,
-    token rows alone or all. ``rope``, ``norm_late``: queries and keys are rotated; they are
-    normalised after that. ``norm_flat``: normalised before they are divided into heads.
-    ``scale_queries``. ``sinks``: attention sinks. ``post_attention``, ``before_ffn``, ``post_ffn``:
-    names of norms. ``pick``: where the rows of the output are taken out: in the last ``layer``,
-    ``before`` the last norm, ``after`` it. ``hidden``: the state that drafting needs is kept,
-    ``before`` or ``after`` the last norm. ``gating``, ``norm_weights``, ``weight_scale``: of
-    experts; ``None``: as the file says. ``relu_squared``. ``softcap``, ``logit_scale``: of the logits.
-    """
-
-    rms: bool = True
-    scale_tokens: bool = False
-    scale_embedding: bool = False
-    rope: bool = True
-    norm_late: bool = False
-    norm_flat: bool = False
-    scale_queries: bool = False
-    sinks: bool = False
-    post_attention: str | None = None
-    before_ffn: str = "ffn_norm"
-    post_ffn: str | None = None
-    pick: str = "layer"
-    hidden: str | None = None
-    gating: str | None = None
-    norm_weights: bool | None = None
-    weight_scale: bool = True
-    relu_squared: bool = False
-    softcap: bool = False
-    logit_scale: bool = False
+def _like_llama(**traits: Any) -> Builder:
+    return partial(transformer, t=Traits(**traits))
 
 
-def mixture(b: Blocks, t: Traits, layer: int, cur: Tensor) -> Tensor:
-    """Experts, with what they all share."""
-    gating = t.gating or {1: "softmax", 2: "sigmoid", 3: "softmax_weight", 4: "sqrt_softplus"}.get(
-        b.key("expert_gating_func"), "softmax"
-    )
-    normed = bool(b.key("expert_weights_norm")) if t.norm_weights is None else t.norm_weights
-    scale = b.real("expert_weights_scale") if t.weight_scale else 0.0
-    made = b.experts(layer, cur, gating, normed, scale, relu_squared=t.relu_squared)
-    if b.has(layer, "ffn_up_shexp.weight"):
-        shared = b.ffn(layer, cur, "_shexp", t.relu_squared)
-        if b.has(layer, "ffn_gate_inp_shexp.weight"):
-            shared = b.mul(shared, b.unary(b.linear(layer, "ffn_gate_inp_shexp", cur)))
-        made = b.add(made, shared)
-    return made
+def _side_by_side(**traits: Any) -> Builder:
+    return partial(parallel, t=Traits(**traits))
 
 
-def feed_forward(b: Blocks, t: Traits, layer: int, cur: Tensor) -> Tensor:
-    """One or the other, as the layer's tensors say."""
-    if b.has(layer, "ffn_gate_inp.weight"):
-        return mixture(b, t, layer, cur)
-    return b.ffn(layer, cur, relu_squared=t.relu_squared)
-
-
-def heads(b: Blocks, t: Traits, layer: int, cur: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, normalised and rotated."""
-    q, k, v = b.qkv(layer, cur)
-    normed = b.has(layer, "attn_q_norm.weight")
-    made = []
-    for part, name in ((q, "attn_q_norm"), (k, "attn_k_norm")):
-        if normed and not t.norm_late:
-            part = b.norm(part, layer, name)
-        if t.rope:
-            part = b.rope(part)
-        if normed and t.norm_late:
-            part = b.norm(part, layer, name)
-        made.append(part)
-    q, k = made
-    if t.scale_queries:
-        q = b.scale(q)
-    return q, k, v
-
-
-def finish(b: Blocks, t: Traits, cur: Tensor) -> None:
-    """The last norm and the logits."""
-    if t.hidden == "before":
-        cur.is_output = True
-    if t.pick == "before":
-        (cur,) = b.pick(cur)
-    cur = b.norm(cur, -1, "output_norm")
-    if t.hidden == "after":
-        cur.is_output = True
-    if t.pick == "after":
-        (cur,) = b.pick(cur)
-    b.head(cur, t.softcap, t.logit_scale)
-
-
-def transformer(b: Blocks, t: Traits) -> None:
-    """Attention, then feed forward, each added to what went in."""
-    b.rms = t.rms
-    cur = b.embed(t.scale_tokens)
-    if t.scale_embedding:
-        cur = b.scale(cur)
-    for layer in b.layers:
-        residual = cur
-        q, k, v = heads(b, t, layer, b.norm(residual, layer, "attn_norm"))
-        cur = b.attention(layer, q, k, v, sinks=t.sinks)
-        if layer == b.last and t.pick == "layer":
-            cur, residual = b.pick(cur, residual)
-        if t.post_attention:
-            cur = b.norm(cur, layer, t.post_attention)
-        residual = b.add(cur, residual)
-        cur = feed_forward(b, t, layer, b.norm(residual, layer, t.before_ffn))
-        if t.post_ffn:
-            cur = b.norm(cur, layer, t.post_ffn, pinned=False)
-        cur = b.add(cur, residual)
-    finish(b, t, cur)
-
-
-def parallel(b: Blocks, t: Traits) -> None:
-    """Attention and feed forward side by side (command-r)."""
-    b.rms = t.rms
-    cur = b.embed()
-    for layer in b.layers:
-        residual = cur
-        cur = b.norm(residual, layer, "attn_norm")
-        before = cur
-        q, k, v = heads(b, t, layer, cur)
-        attended = b.attention(layer, q, k, v)
-        if layer == b.last:
-            attended, residual, before = b.pick(attended, residual, before)
-        cur = feed_forward(b, t, layer, before)
-        cur = b.add(b.add(cur, residual), attended)
-    finish(b, t, cur)
-
-
-def state_space(b: Blocks) -> None:
-    """Mamba, first and second generation."""
-    t = Traits()
-    second = b.hp.architecture == "mamba2"
-    cur = b.embed()
-    for layer in b.layers:
-        residual = cur
-        cur = b.norm(residual, layer, "attn_norm")
-        cur = b.mamba2(layer, cur) if second else b.mamba(layer, cur)
-        if layer == b.last:
-            cur, residual = b.pick(cur, residual)
-        cur = b.add(cur, residual)
-    finish(b, t, cur)
-
-
-def falcon_h1(b: Blocks) -> None:
-    """Attention and state space side by side in every layer."""
-    t = Traits()
-    cur = b.embed()
-    for layer in b.layers:
-        residual = cur
-        q, k, v = heads(b, t, layer, b.norm(residual, layer, "attn_norm"))
-        attended = b.attention(layer, q, k, v)
-        scanned = b.mamba2(layer, b.norm(residual, layer, "attn_norm"))
-        cur = b.add(attended, scanned)
-        residual = b.add(cur, residual)
-        if layer == b.last:
-            cur, residual = b.pick(cur, residual)
-        cur = b.add(b.ffn(layer, b.norm(residual, layer, "ffn_norm")), residual)
-    finish(b, t, cur)
-
-
-def nemotron_h(b: Blocks) -> None:
-    """A layer is one of three: state space, attention, or feed forward."""
-    t = Traits(rope=False, relu_squared=True, gating="sigmoid", pick="after", hidden="after")
-    cur = b.embed()
-    for layer in b.layers:
-        residual = cur
-        cur = b.norm(residual, layer, "attn_norm")
-        if b.hp.recurrent[layer]:
-            cur = b.mamba2(layer, cur)
-        elif b.hp.n_ff[layer] == 0:
-            q, k, v = b.qkv(layer, cur)
-            cur = b.attention(layer, q, k, v)
-        elif b.has(layer, "ffn_gate_inp.weight"):
-            cur = _nemotron_experts(b, layer, cur)
-        else:
-            cur = b.ffn(layer, cur, relu_squared=True)
-        cur = b.add(cur, residual)
-    finish(b, t, cur)
-
-
-def _nemotron_experts(b: Blocks, layer: int, cur: Tensor) -> Tensor:
-    inner = cur
-    if b.has(layer, "ffn_latent_down.weight"):
-        inner = b.linear(layer, "ffn_latent_down", cur)
-    logits = b.mm(b.need(layer, "ffn_gate_inp.weight"), cur)
-    normed = bool(b.key("expert_weights_norm"))
-    made = b.experts(layer, inner, "sigmoid", normed, b.real("expert_weights_scale"), logits, True)
-    if b.has(layer, "ffn_latent_up.weight"):
-        made = b.linear(layer, "ffn_latent_up", made)
-    return b.add(made, b.ffn(layer, cur, "_shexp", True))
-
-
-def deepseek2(b: Blocks) -> None:
-    """Latent attention: keys and values from a common low rank."""
-    t = Traits(hidden="after")
-    cur = b.embed()
-    for layer in b.layers:
-        residual = cur
-        cur = latent_attention(b, layer, b.norm(residual, layer, "attn_norm"))
-        if layer == b.last:
-            cur, residual = b.pick(cur, residual)
-        residual = b.add(cur, residual)
-        cur = feed_forward(b, t, layer, b.norm(residual, layer, "ffn_norm"))
-        cur = b.add(cur, residual)
-    finish(b, t, cur)
-
-
-def latent_attention(b: Blocks, layer: int, cur: Tensor) -> Tensor:
-    """Attention of DeepSeek-V2 and later, absorbed (``is_mla``) or unfolded."""
-    hp, nt, count = b.hp, b.nt, b.hp.n_head[layer]
-    rot, rank = b.key("rope.dimension_count"), b.key("attention.kv_lora_rank")
-    k_size = b.key("attention.key_length_mla") if hp.mla else hp.head_k
-    v_size = b.key("attention.value_length_mla") if hp.mla else hp.head_v
-    nope = k_size - rot
-    if b.has(layer, "attn_q.weight"):
-        q = b.linear(layer, "attn_q", cur)
-    else:
-        q = b.linear(layer, "attn_q_b", b.norm(b.linear(layer, "attn_q_a", cur), layer, "attn_q_a_norm"))
-    q = b.reshape(q, k_size, count, nt)
-    both = b.linear(layer, "attn_kv_a_mqa", cur)
-    latent = b.columns(both, rank, nt)
-    k_pe = b.rope(b.heads(both, rot, 1))
-    latent = b.norm(latent, layer, "attn_kv_a_norm")
-    if hp.mla:
-        q_nope, q_pe = b.columns(q, nope, count, nt), b.columns(q, rot, count, nt)
-        q_pe = b.rope(q_pe)
-        absorbed = b.mm(b.need(layer, "attn_k_b.weight"), b.permute(q_nope, 0, 2, 1, 3))
-        q = b.concat(b.permute(absorbed, 0, 2, 1, 3), q_pe)
-        latent = b.reshape(latent, rank, 1, nt)
-        k = b.concat(latent, k_pe)
-        if b.real("attention.temperature_scale"):
-            q = b.mul(q, b.new_input("attn_scale", (1, 1, nt), 4))
-        return b.attention(layer, q, k, latent, v_mla=b.need(layer, "attn_v_b.weight"), key_only=True)
-    kv = b.linear(layer, "attn_kv_b", latent)
-    v = b.cont(b.heads(kv, v_size, count))
-    k_nope = b.heads(kv, nope, count)
-    q = b.rope(q)
-    k = b.concat(k_nope, b.op("repeat", (rot, count, nt, 1), k_pe))
-    if b.real("attention.temperature_scale"):
-        q = b.mul(q, b.new_input("attn_scale", (1, 1, nt), 4))
-    return b.attention(layer, q, k, v)
-
-
-def qwen3next(b: Blocks) -> None:
-    """Gated delta nets, and gated attention every fourth layer."""
-    t = Traits(norm_weights=True, gating="softmax", pick="after", hidden="after")
-    cur = b.embed()
-    for layer in b.layers:
-        residual = cur
-        cur = b.norm(residual, layer, "attn_norm")
-        b.expand(cur)
-        cur = gated_delta_net(b, layer, cur) if b.hp.recurrent[layer] else gated_attention(b, layer, cur)
-        residual = b.add(cur, residual)
-        cur = feed_forward(b, t, layer, b.norm(residual, layer, "post_attention_norm"))
-        cur = b.add(cur, residual)
-    finish(b, t, cur)
-
-
-def gated_attention(b: Blocks, layer: int, cur: Tensor) -> Tensor:
-    """Attention whose output is gated by half of what the queries' projection gives."""
-    hp, nt, size = b.hp, b.nt, b.hp.head_k
-    count, kv = hp.n_head[layer], hp.n_head_kv[layer]
-    both = b.reshape(b.linear(layer, "attn_q", cur), 2 * size, count, nt)
-    k = b.linear(layer, "attn_k", cur)
-    v = b.linear(layer, "attn_v", cur)
-    q, gate = b.columns(both, size, count, nt), b.columns(both, size, count, nt)
-    k, v = b.reshape(k, size, kv, nt), b.reshape(v, size, kv, nt)
-    q = b.rope(b.norm(q, layer, "attn_q_norm"))
-    k = b.rope(b.norm(k, layer, "attn_k_norm"))
-    cur = b.attention(layer, q, k, v, out=None)
-    cur = b.mul(cur, b.unary(b.cont(gate, size * count, nt)))
-    return b.linear(layer, "attn_output", cur)
-
-
-def gated_delta_net(b: Blocks, layer: int, cur: Tensor) -> Tensor:
-    """The linear attention of qwen3next."""
-    seqs, steps = b.batch.sequences, b.n_seq_tokens
-    inner, k_dim = b.key("ssm.inner_size"), b.key("ssm.state_size")
-    k_heads, v_heads = b.key("ssm.group_count"), b.key("ssm.time_step_rank")
-    v_dim = inner // v_heads
-    ratio = v_heads // k_heads
-    width = 2 * k_dim * k_heads + v_dim * v_heads
-    if b.has(layer, "attn_qkv.weight"):
-        mixed = b.linear(layer, "attn_qkv", cur)
-        mixed = b.reshape(mixed, mixed.ne[0], steps, seqs)
-        z = b.linear(layer, "attn_gate", cur)
-    else:
-        mixed, z = _fused_inputs(b, layer, cur)
-    ba = b.reshape(b.linear(layer, "ssm_ba", cur), 2 * ratio, k_heads, steps, seqs)
-    part, alpha = b.columns(ba, ratio, k_heads, steps, seqs), b.columns(ba, ratio, k_heads, steps, seqs)
-    beta = b.unary(b.cont(part))
-    alpha = b.cont(alpha, v_heads, steps, seqs)
-    gate = b.mul(b.unary(b.add(alpha, b.need(layer, "ssm_dt.bias"))), b.need(layer, "ssm_a"))
-    beta, gate = b.reshape(beta, 1, v_heads, steps, seqs), b.reshape(gate, 1, v_heads, steps, seqs)
-    return delta_core(b, layer, mixed, z, gate, beta, (k_dim, k_heads, v_dim, v_heads), width)
-
-
-def delta_core(
-    b: Blocks,
-    layer: int,
-    mixed: Tensor,
-    z: Tensor,
-    gate: Tensor,
-    beta: Tensor,
-    dims: tuple[int, int, int, int],
-    width: int,
-) -> Tensor:
-    """Convolution, the delta rule, and the gated norm."""
-    seqs, steps = b.batch.sequences, b.n_seq_tokens
-    k_dim, k_heads, v_dim, v_heads = dims
-    kernel = b.need(layer, "ssm_conv1d.weight")
-    states_r, states_s = b.state(layer, "r", b.hp.n_embd_r), b.state(layer, "s", b.hp.n_embd_s)
-    before = b.reshape(b.read_state(states_r), kernel.ne[0] - 1, width, seqs)
-    joined = b.concat(before, b.transpose(mixed))
-    last = b.view("view", joined, (kernel.ne[0] - 1, width, seqs, 1), joined.nb)
-    b.write_state(last, b.view("view", states_r, (states_r.ne[0], seqs, 1, 1), states_r.nb))
-    state = b.reshape(b.read_state(states_s), v_dim, v_dim, v_heads, seqs)
-    conv = b.unary(b.op("ssm_conv", (width, steps, seqs, 1), joined, kernel))
-    line = 4 * width
-    q = b.view("view", conv, (k_dim, k_heads, steps, seqs), (4, 4 * k_dim, line, line * steps))
-    k = b.view("view", conv, (k_dim, k_heads, steps, seqs), (4, 4 * k_dim, line, line * steps))
-    v = b.view("view", conv, (v_dim, v_heads, steps, seqs), (4, 4 * v_dim, line, line * steps))
-    q, k = b.l2_norm(q), b.l2_norm(k)
-    if k_heads != v_heads:
-        each = v_heads // k_heads
-        repeated = []
-        for part in (q, k):
-            flat = b.reshape(part, k_dim, 1, k_heads, steps * seqs)
-            repeated.append(flat)
-        repeated = [b.op("repeat", (k_dim, each, k_heads, steps * seqs), flat) for flat in repeated]
-        q, k = (b.reshape(item, k_dim, v_heads, steps, seqs) for item in repeated)
-    out = b.delta_net(layer, q, k, v, gate, beta, states_s, state)
-    z = b.reshape(z, v_dim, v_heads, steps, seqs)
-    cur = b.mul(b.norm(out, layer, "ssm_norm"), b.unary(z))
-    cur = b.linear(layer, "ssm_out", b.reshape(cur, v_dim * v_heads, steps, seqs))
-    return b.reshape(cur, cur.ne[0], b.nt)
-
-
-def _fused_inputs(b: Blocks, layer: int, cur: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries, keys, values and gate from one tensor, interleaved by head (older files)."""
-    seqs, steps = b.batch.sequences, b.n_seq_tokens
-    k_dim, k_heads, v_heads = b.key("ssm.state_size"), b.key("ssm.group_count"), b.key("ssm.time_step_rank")
-    v_all = b.key("ssm.inner_size") // k_heads
-    del v_heads
-    mixed = b.reshape(b.linear(layer, "ssm_in", cur), 2 * k_dim + 2 * v_all, k_heads, steps, seqs)
-    q, k = b.columns(mixed, k_dim, k_heads, steps, seqs), b.columns(mixed, k_dim, k_heads, steps, seqs)
-    v = b.columns(mixed, v_all, k_heads, steps, seqs)
-    z = b.cont(b.columns(mixed, v_all, k_heads, steps, seqs))
-    flat = [b.cont(q, k_dim * k_heads, steps, seqs), b.cont(k, k_dim * k_heads, steps, seqs)]
-    flat.append(b.cont(v, v_all * k_heads, steps, seqs))
-    return b.concat(b.concat(flat[0], flat[1]), flat[2]), z
-
-
-def _plain(**traits: object) -> Builder:
-    return partial(transformer, t=Traits(**traits))  # type: ignore[arg-type]
-
+_SOFTMAX = {"gating": "softmax", "norm_weights": True}
+_POST_NORMS = {"post_attention": "post_attention_norm", "post_ffn": "post_ffw_norm"}
+_LAYER_NORM = {"rms": False}
 
 BUILDERS: dict[str, Builder] = {
-    "llama": _plain(gating="softmax", norm_weights=True),
-    "qwen2": _plain(),
-    "qwen3": _plain(),
-    "qwen3moe": _plain(gating="softmax", norm_weights=True),
-    "gemma2": _plain(
-        scale_embedding=True,
-        scale_queries=True,
-        post_attention="post_attention_norm",
-        post_ffn="post_ffw_norm",
-        softcap=True,
+    **dict.fromkeys(
+        [
+            "llama",
+            "qwen2",
+            "qwen",
+            "qwen3",
+            "internlm2",
+            "xverse",
+            "refact",
+            "orion_",
+            "seed_oss_",
+            "exaone",
+            "smollm3_",
+            "arcee_",
+            "ernie4_5",
+            "paddleocr",
+            "pangu-embedded",
+            "qwen2vl",
+            "hunyuan_vl_",
+            "hunyuan-dense_",
+            "maincoder_",
+            "plamo_",
+            "minicpm",
+            "granite_",
+            "chatglm",
+            "nanbeige",
+            "apertus",
+            "phi3_",
+            "openelm",
+            "llama-embed",
+            "qwen3tts",
+            "pockettts",
+        ],
+        _like_llama(**_SOFTMAX),
     ),
-    "gemma3": _plain(
-        scale_tokens=True, scale_queries=True, post_attention="post_attention_norm", post_ffn="post_ffw_norm"
-    ),
-    "gpt-oss": _plain(
+    "arcee": _like_llama(relu_squared=True),
+    "seed_oss": _like_llama(before_ffn="post_attention_norm"),
+    "smollm3": _like_llama(rope="step"),
+    "maincoder": _like_llama(norm_late=True),
+    "hunyuan-dense": _like_llama(norm_late=True),
+    "hunyuan_vl": _like_llama(norm_late=True),
+    "hunyuan-moe": _like_llama(norm_late=True, shared_first=True, **_SOFTMAX),
+    "phi3": _like_llama(scale_queries=True, **_SOFTMAX),
+    "phimoe": _like_llama(scale_queries=True, **_SOFTMAX),
+    "orion": _like_llama(**_LAYER_NORM),
+    "starcoder2": _like_llama(**_LAYER_NORM),
+    "olmo": _like_llama(before_attention="", before_ffn="", **_LAYER_NORM),
+    "gpt2": _like_llama(rope="none", **_LAYER_NORM),
+    "starcoder": _like_llama(rope="none", **_LAYER_NORM),
+    "codeshell": _like_llama(**_LAYER_NORM),
+    "jais": _like_llama(rope="none", **_LAYER_NORM),
+    "jais2": _like_llama(relu_squared=True, **_LAYER_NORM),
+    "nemotron": _like_llama(relu_squared=True, **_LAYER_NORM),
+    "mpt": _like_llama(rope="none", norm_flat=True, **_LAYER_NORM),
+    "bloom": _like_llama(rope="none", norm_embedding="token_embd_norm", **_LAYER_NORM),
+    "baichuan": _like_llama(),
+    "gemma": _like_llama(scale_embedding=True, scale_queries=True),
+    "gemma2": _like_llama(scale_embedding=True, scale_queries=True, softcap=True, **_POST_NORMS),
+    "gemma3": _like_llama(scale_tokens=True, scale_queries=True, **_POST_NORMS),
+    "glm4": _like_llama(**_POST_NORMS),
+    "plamo3": _like_llama(**_POST_NORMS),
+    "olmo2": _like_llama(before_attention=None, before_ffn=None, norm_flat=True, **_POST_NORMS),
+    "exaone4": _like_llama(before_attention=None, before_ffn=None, rope="swa", **_POST_NORMS),
+    "granite": _like_llama(residual_scale=True, logit_scale=True, **_SOFTMAX),
+    "granitemoe": _like_llama(residual_scale=True, logit_scale=True, **_SOFTMAX),
+    "granite_swa": _like_llama(residual_scale=True, logit_scale=True, sinks=True, **_SOFTMAX),
+    "minicpm": _like_llama(residual_scale=True, logit_scale=True, **_SOFTMAX),
+    "spark2_5": _like_llama(gate="after"),
+    "muse-glimmer": _like_llama(norm_embedding="", rope="swa", gate="before", logit_scale=True, **_POST_NORMS),
+    # experts
+    "qwen3moe": _like_llama(**_SOFTMAX),
+    "qwen2moe": _like_llama(gating="softmax", norm_weights=False),
+    "qwen3vl": _like_llama(),
+    "qwen3vlmoe": _like_llama(**_SOFTMAX),
+    "olmoe": _like_llama(norm_flat=True, gating="softmax", norm_weights=False),
+    "dbrx": _like_llama(before_ffn="attn_output_norm", **_LAYER_NORM, **_SOFTMAX),
+    "deepseek": _like_llama(gating="softmax", norm_weights=False),
+    "bailingmoe": _like_llama(gating="softmax"),
+    "bailingmoe2": _like_llama(),
+    "dots1": _like_llama(),
+    "ernie4_5-moe": _like_llama(**_SOFTMAX),
+    "minimax-m2": _like_llama(norm_flat=True, norm_weights=True),
+    "maple": _like_llama(rope="swa", gating="softmax", norm_weights=True, weight_scale=False),
+    "mellum": _like_llama(**_SOFTMAX),
+    "glm4moe": _like_llama(before_ffn="post_attention_norm", hidden="before"),
+    "exaone-moe": _like_llama(rope="swa"),
+    "hy_v3": _like_llama(pick="after", hidden="after"),
+    "afmoe": _like_llama(scale_embedding=True, rope="step", gate="before", **_POST_NORMS),
+    "laguna": _like_llama(gate="before"),
+    "step35": _like_llama(gate="after", pick="before", hidden="before"),
+    "mimo2": _like_llama(sinks=True, gating="sigmoid", norm_weights=True, pick="layer"),
+    "gpt-oss": _like_llama(
         sinks=True,
         before_ffn="post_attention_norm",
         gating="softmax_weight",
@@ -396,13 +150,39 @@ BUILDERS: dict[str, Builder] = {
         pick="before",
         hidden="before",
     ),
-    "command-r": partial(parallel, t=Traits(rms=False, logit_scale=True)),
+    "llama4": llama4,
+    "mistral3": mistral3,
+    "mistral4": deepseek2,
+    "arctic": arctic,
+    "grok": grok,
+    "grovemoe": grovemoe,
+    "smallthinker": smallthinker,
+    # side by side
+    "command-r": _side_by_side(rms=False, logit_scale=True),
+    "cohere2": _side_by_side(rms=False, rope="swa", logit_scale=True),
+    "cohere2moe": _side_by_side(rms=False, rope="swa", logit_scale=True, pick="after", hidden="after"),
+    "phi2": _side_by_side(rms=False, scale_queries=True),
+    "plamo": _side_by_side(),
+    "falcon": _side_by_side(rms=False),
+    "gptneox": gptneox,
+    "stablelm": stablelm,
+    # diffusion: no cache
+    "dream": _like_llama(cached=False),
+    "llada": _like_llama(cached=False),
+    "llada-moe": _like_llama(cached=False, gating="softmax", norm_weights=False),
+    "rnd1": _like_llama(cached=False, **_SOFTMAX),
+    # of their own
+    "bitnet": bitnet,
+    "talkie": talkie,
+    "deci": deci,
+    "chameleon": chameleon,
+    "cogvlm": cogvlm,
+    "deepseek2": deepseek2,
+    "falcon-h1": falcon_h1,
     "mamba": state_space,
     "mamba2": state_space,
-    "falcon-h1": falcon_h1,
     "nemotron_h": nemotron_h,
     "nemotron_h_moe": nemotron_h,
-    "deepseek2": deepseek2,
     "qwen3next": qwen3next,
 }
 

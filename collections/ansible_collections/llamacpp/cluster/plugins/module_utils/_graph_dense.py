@@ -1,0 +1,481 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Transformers: in what each architecture differs from llama (src/models/*.cpp of llama.cpp b11434)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import Tensor
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph import F32
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_blocks import Blocks
+
+# LLM_KV_EXPERT_GATING_FUNC.
+_GATING = {1: "softmax", 2: "sigmoid", 3: "softmax_weight", 4: "sqrt_softplus"}
+
+
+@dataclass(frozen=True)
+class Traits:
+    """In what an architecture differs from llama.
+
+    ``rms``: the norms are RMS norms. ``scale_tokens``, ``scale_embedding``: embeddings are scaled,
+    token rows alone or all. ``norm_embedding``: they are normalised, with this weight ("" for
+    none). ``before_attention``: the norm; ``None`` for none, "" for one without a weight.
+    ``rope``: queries and keys are rotated in "all" layers, in "none", in those that slide ("swa"),
+    or in all but every fourth ("step"). ``norm_late``: queries and keys are normalised after that;
+    ``norm_flat``: before they are divided into heads. ``scale_queries``. ``sinks``: attention sinks.
+    ``gate``: attention is gated by a projection, made "before" or "after" it. ``cached``: False
+    where there is no cache. ``post_attention``, ``before_ffn``, ``post_ffn``: names of norms.
+    ``pick``: where the rows of the output are taken out: in the last "layer", "before" the last
+    norm, "after" it. ``hidden``: the state that drafting needs is kept, "before" or "after" the
+    last norm. ``gating``, ``norm_weights``, ``weight_scale``: of experts; ``None``: as the file
+    says. ``shared_first``: what all experts share comes first. ``relu_squared``. ``residual_scale``,
+    ``logit_scale``, ``softcap``.
+    """
+
+    rms: bool = True
+    scale_tokens: bool = False
+    scale_embedding: bool = False
+    norm_embedding: str | None = None
+    before_attention: str | None = "attn_norm"
+    rope: str = "all"
+    norm_late: bool = False
+    norm_flat: bool = False
+    scale_queries: bool = False
+    sinks: bool = False
+    gate: str | None = None
+    cached: bool = True
+    post_attention: str | None = None
+    before_ffn: str | None = "ffn_norm"
+    post_ffn: str | None = None
+    pick: str = "layer"
+    hidden: str | None = None
+    gating: str | None = None
+    norm_weights: bool | None = None
+    weight_scale: bool = True
+    weight_first: bool = False
+    shared_first: bool = False
+    relu_squared: bool = False
+    residual_scale: bool = False
+    logit_scale: bool = False
+    softcap: bool = False
+
+
+def shared_expert(b: Blocks, t: Traits, layer: int, cur: Tensor) -> Tensor:
+    """What every token passes beside its experts, gated in some models."""
+    if b.hp.architecture == "qwen2moe":
+        gate = b.linear(layer, "ffn_gate_inp_shexp", cur)
+        gate = b.like("div", b.unary(gate), gate)
+        return b.mul(b.ffn(layer, cur, "_shexp"), gate)
+    shared = b.ffn(layer, cur, "_shexp", t.relu_squared)
+    if b.has(layer, "ffn_gate_inp_shexp.weight"):
+        shared = b.mul(shared, b.unary(b.linear(layer, "ffn_gate_inp_shexp", cur)))
+    return shared
+
+
+def mixture(b: Blocks, t: Traits, layer: int, cur: Tensor) -> Tensor:
+    """Experts, with what they all share."""
+    gating = t.gating or _GATING.get(b.key("expert_gating_func"), "softmax")
+    normed = bool(b.key("expert_weights_norm")) if t.norm_weights is None else t.norm_weights
+    scale = b.real("expert_weights_scale") if t.weight_scale else 0.0
+    shares = b.has(layer, "ffn_up_shexp.weight")
+    shared = shared_expert(b, t, layer, cur) if shares and t.shared_first else None
+    made = b.experts(layer, cur, gating, normed, scale, relu_squared=t.relu_squared, weight_first=t.weight_first)
+    if shares:
+        made = b.add(made, shared if shared is not None else shared_expert(b, t, layer, cur))
+    return made
+
+
+def feed_forward(b: Blocks, t: Traits, layer: int, cur: Tensor) -> Tensor:
+    """One or the other, as the layer's tensors say."""
+    if b.has(layer, "ffn_gate_inp.weight"):
+        return mixture(b, t, layer, cur)
+    return b.ffn(layer, cur, relu_squared=t.relu_squared)
+
+
+def _rotates(b: Blocks, t: Traits, layer: int) -> bool:
+    if t.rope == "swa":
+        return b.hp.swa[layer] or not b.hp.has_swa
+    if t.rope == "step":
+        return (layer + 1) % 4 != 0
+    return t.rope == "all"
+
+
+def heads(b: Blocks, t: Traits, layer: int, cur: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, normalised and rotated."""
+    q, k, v = b.qkv(layer, cur, normed=("attn_q_norm", "attn_k_norm") if t.norm_flat else None)
+    made = []
+    for part, name in ((q, "attn_q_norm"), (k, "attn_k_norm")):
+        normed = b.has(layer, name + ".weight") and not t.norm_flat
+        if normed and not t.norm_late:
+            part = b.norm(part, layer, name)
+        if _rotates(b, t, layer):
+            part = b.rope(part)
+        if normed and t.norm_late:
+            part = b.norm(part, layer, name)
+        made.append(part)
+    q, k = made
+    if t.scale_queries:
+        q = b.scale(q)
+    return q, k, v
+
+
+def attend(b: Blocks, t: Traits, layer: int, cur: Tensor) -> Tensor:
+    """Attention with all that surrounds it."""
+    gate = b.linear(layer, "attn_gate", cur) if t.gate == "before" else None
+    q, k, v = heads(b, t, layer, cur)
+    if t.gate is None:
+        if not t.cached:
+            return b.attention_now(layer, q, k, v)
+        return b.attention(layer, q, k, v, sinks=t.sinks)
+    made = b.attention(layer, q, k, v, out=None, sinks=t.sinks)
+    if gate is None and b.has(layer, "attn_gate.weight"):
+        gate = b.linear(layer, "attn_gate", cur)
+    if gate is not None:
+        made = apply_gate(b, layer, made, b.unary(gate))
+    return b.linear(layer, "attn_output", made)
+
+
+def apply_gate(b: Blocks, layer: int, cur: Tensor, gate: Tensor) -> Tensor:
+    """Multiply what was attended to by a gate, of every number or of every head."""
+    count = b.hp.n_head[layer]
+    if gate.ne[0] != count:
+        return b.mul(cur, gate)
+    made = b.mul(b.reshape(cur, cur.ne[0] // count, count, b.nt), b.reshape(gate, 1, count, b.nt))
+    return b.reshape(made, cur.ne[0], b.nt)
+
+
+def start(b: Blocks, t: Traits) -> Tensor:
+    """Embeddings, with positions or norms where the architecture has them."""
+    b.rms = t.rms
+    cur = b.embed(t.scale_tokens)
+    if b.has(-1, "position_embd.weight"):
+        cur = b.add(cur, b.rows(b.need(-1, "position_embd.weight"), b.positions()))
+    if t.scale_embedding:
+        cur = b.scale(cur)
+    if t.norm_embedding is not None:
+        cur = b.norm(cur, -1, t.norm_embedding or None)
+    return cur
+
+
+def finish(b: Blocks, t: Traits, cur: Tensor, norm: str = "output_norm") -> None:
+    """The last norm and the logits."""
+    if t.hidden == "before":
+        cur.is_output = True
+    if t.pick == "before":
+        (cur,) = b.pick(cur)
+    cur = b.norm(cur, -1, norm or None)
+    if t.hidden == "after":
+        cur.is_output = True
+    if t.pick == "after":
+        (cur,) = b.pick(cur)
+    b.head(cur, t.softcap, t.logit_scale)
+
+
+def optional_norm(b: Blocks, cur: Tensor, layer: int, name: str | None) -> Tensor:
+    """A norm; ``None`` for none, "" for one without a weight."""
+    return cur if name is None else b.norm(cur, layer, name or None)
+
+
+def add_residual(b: Blocks, t: Traits, cur: Tensor, residual: Tensor) -> Tensor:
+    """Add what went in, scaled in some models."""
+    if t.residual_scale and b.real("residual_scale"):
+        cur = b.scale(cur)
+    return b.add(cur, residual)
+
+
+def transformer(b: Blocks, t: Traits) -> None:
+    """Attention, then feed forward, each added to what went in."""
+    cur = start(b, t)
+    for layer in b.layers:
+        residual = cur
+        cur = attend(b, t, layer, optional_norm(b, cur, layer, t.before_attention))
+        picks = layer == b.last and t.pick == "layer"
+        # plamo3 and afmoe normalise all rows before they pick.
+        if t.post_attention and b.hp.architecture == "afmoe":
+            cur = b.norm(cur, layer, t.post_attention)
+        if picks:
+            cur, residual = b.pick(cur, residual)
+        if t.post_attention and b.hp.architecture != "afmoe":
+            cur = b.norm(cur, layer, t.post_attention)
+        residual = add_residual(b, t, cur, residual)
+        cur = feed_forward(b, t, layer, optional_norm(b, residual, layer, t.before_ffn))
+        if t.post_ffn:
+            cur = b.norm(cur, layer, t.post_ffn)
+        cur = add_residual(b, t, cur, residual)
+    finish(b, t, cur)
+
+
+def parallel(b: Blocks, t: Traits) -> None:
+    """Attention and feed forward side by side (command-r, phi2, falcon)."""
+    cur = start(b, t)
+    for layer in b.layers:
+        residual = cur
+        before = b.norm(residual, layer, "attn_norm")
+        cur = b.norm(residual, layer, "attn_norm_2") if b.has(layer, "attn_norm_2.weight") else before
+        attended = attend(b, t, layer, cur)
+        if layer == b.last and t.pick == "layer":
+            attended, residual, before = b.pick(attended, residual, before)
+        if b.hp.architecture == "gptneox":
+            before = b.norm(residual, layer, "ffn_norm")
+        cur = feed_forward(b, t, layer, before)
+        if b.has(layer, "ffn_gate_inp.weight") and b.has(layer, "ffn_up_shexp.weight"):
+            cur = b.scale(cur)
+        if b.hp.architecture in ("phi2", "plamo", "falcon"):
+            cur = b.add(b.add(cur, attended), residual)
+        else:
+            cur = b.add(b.add(cur, residual), attended)
+    finish(b, t, cur)
+
+
+def gptneox(b: Blocks) -> None:
+    """Side by side or one after the other, as the file says."""
+    t = Traits(rms=False)
+    if b.key("use_parallel_residual"):
+        parallel(b, t)
+    else:
+        transformer(b, t)
+
+
+def stablelm(b: Blocks) -> None:
+    """Without a norm of its own, feed forward takes what attention took."""
+    t = Traits(rms=False)
+    cur = start(b, t)
+    for layer in b.layers:
+        residual = cur
+        before = b.norm(residual, layer, "attn_norm")
+        cur = attend(b, t, layer, before)
+        if layer == b.last:
+            cur, residual, before = b.pick(cur, residual, before)
+        residual = b.add(cur, residual)
+        cur = b.norm(residual, layer, "ffn_norm") if b.has(layer, "ffn_norm.weight") else before
+        cur = b.add(b.ffn(layer, cur), residual)
+    finish(b, t, cur)
+
+
+def bitnet(b: Blocks) -> None:
+    """Norms within attention and within feed forward; the embedding is the output."""
+    t = Traits()
+    cur = start(b, t)
+    for layer in b.layers:
+        residual = cur
+        q, k, v = heads(b, t, layer, b.norm(cur, layer, "attn_norm"))
+        cur = b.norm(b.attention(layer, q, k, v, out=None), layer, "attn_sub_norm")
+        cur = b.linear(layer, "attn_output", cur)
+        if layer == b.last:
+            cur, residual = b.pick(cur, residual)
+        residual = b.add(cur, residual)
+        cur = b.norm(residual, layer, "ffn_norm")
+        up = b.linear(layer, "ffn_up", cur)
+        cur = b.norm(b.glu(b.linear(layer, "ffn_gate", cur), up), layer, "ffn_sub_norm")
+        cur = b.add(b.linear(layer, "ffn_down", cur), residual)
+    cur = b.norm(cur, -1, "output_norm")
+    cur.is_output = True
+    cur = b.mm(b.need(-1, "token_embd.weight"), cur)
+    cur.is_output = True
+    b.expand(cur)
+
+
+def arctic(b: Blocks) -> None:
+    """A dense layer, and experts beside it that start from the layer's input."""
+    t = Traits(gating="softmax", norm_weights=True)
+    cur = start(b, t)
+    for layer in b.layers:
+        residual = cur
+        cur = attend(b, t, layer, b.norm(cur, layer, "attn_norm"))
+        if layer == b.last:
+            cur, residual = b.pick(cur, residual)
+        after = b.add(cur, residual)
+        dense = b.add(b.ffn(layer, b.norm(after, layer, "ffn_norm")), after)
+        cur = b.add(mixture(b, t, layer, b.norm(residual, layer, "ffn_norm_exps")), dense)
+    finish(b, t, cur)
+
+
+def grok(b: Blocks) -> None:
+    """Experts beside a dense layer; without flash attention, always."""
+    t = Traits(gating="softmax", norm_weights=True, logit_scale=True)
+    cur = start(b, t)
+    for layer in b.layers:
+        residual = cur
+        cur = attend(b, t, layer, b.norm(cur, layer, "attn_norm"))
+        if layer == b.last:
+            cur, residual = b.pick(cur, residual)
+        residual = b.add(b.norm(cur, layer, "attn_output_norm"), residual)
+        cur = b.norm(residual, layer, "ffn_norm")
+        made = mixture(b, t, layer, cur)
+        if b.has(layer, "ffn_up.weight"):
+            made = b.scale(b.add(b.ffn(layer, cur), made))
+        name = "layer_output_norm" if b.has(layer, "layer_output_norm.weight") else "post_ffw_norm"
+        cur = b.add(b.norm(made, layer, name), residual)
+    t = Traits(logit_scale=True, softcap=bool(b.real("final_logit_softcapping")))
+    finish(b, t, cur)
+
+
+def talkie(b: Blocks) -> None:
+    """Norms without weights; the embedding is added to every layer again."""
+    t = Traits(norm_embedding="")
+    cur = start(b, t)
+    again = cur
+    for layer in b.layers:
+        residual, skip = cur, again
+        q, k, v = b.qkv(layer, b.norm(cur, layer, None))
+        q, k = b.norm(b.rope(q), layer, "attn_q_norm"), b.norm(b.rope(k), layer, None)
+        cur = b.attention(layer, q, k, v)
+        if layer == b.last:
+            cur, residual, skip = b.pick(cur, residual, skip)
+        residual = b.add(cur, residual)
+        cur = b.add(b.ffn(layer, b.norm(residual, layer, None)), residual)
+        cur = b.add(cur, b.mul(skip, b.need(layer, "layer_output_scale.weight")))
+    finish(b, Traits(logit_scale=True), cur, "")
+
+
+def grovemoe(b: Blocks) -> None:
+    """Two mixtures of experts with the same choice."""
+    t = Traits(gating="softmax", norm_weights=True)
+    cur = start(b, t)
+    for layer in b.layers:
+        residual = cur
+        cur = attend(b, t, layer, b.norm(cur, layer, "attn_norm"))
+        if layer == b.last:
+            cur, residual = b.pick(cur, residual)
+        residual = b.add(cur, residual)
+        cur = b.norm(residual, layer, "ffn_norm")
+        probs = b.mm(b.need(layer, "ffn_gate_inp.weight"), cur)
+        scale = b.real("expert_weights_scale")
+        made = b.experts(layer, cur, "softmax", True, scale, probs)
+        chunks = b.need(layer, "ffn_up_chexps.weight").ne[2]
+        more = b.experts(
+            layer,
+            made,
+            "softmax",
+            True,
+            scale,
+            probs,
+            used=min(chunks, b.hp.n_expert_used[layer]),
+            suffix="_chexps",
+            count=chunks,
+        )
+        cur = b.add(b.add(made, b.scale(more)), residual)
+    finish(b, t, cur)
+
+
+def smallthinker(b: Blocks) -> None:
+    """The experts are chosen before attention."""
+    t = Traits(rope="swa")
+    cur = start(b, t)
+    for layer in b.layers:
+        residual = cur
+        probs = b.mm(b.need(layer, "ffn_gate_inp.weight"), cur)
+        cur = attend(b, t, layer, b.norm(cur, layer, "attn_norm"))
+        if layer == b.last:
+            cur, residual, probs = b.pick(cur, residual, probs)
+        residual = b.add(cur, residual)
+        gating = _GATING.get(b.key("expert_gating_func"), "softmax")
+        cur = b.experts(layer, b.norm(residual, layer, "ffn_norm"), gating, True, b.real("expert_weights_scale"), probs)
+        cur = b.add(cur, residual)
+    finish(b, t, cur)
+
+
+def llama4(b: Blocks) -> None:
+    """Windows or chunks with rotation, and every fourth layer without."""
+    t = Traits(gating="sigmoid", norm_weights=False, weight_first=True)
+    cur = start(b, t)
+    for layer in b.layers:
+        residual = cur
+        q, k, v = b.qkv(layer, b.norm(cur, layer, "attn_norm"))
+        if (layer + 1) % 4 != 0 or not b.hp.has_swa:
+            q, k = b.rope(q), b.rope(k)
+            if b.key("use_kq_norm", 1):
+                q, k = b.like("rms_norm", q), b.like("rms_norm", k)
+        else:
+            q = b.mul(q, b.new_input("attn_scale", (1, 1, b.nt), F32))
+        cur = b.attention(layer, q, k, v)
+        if layer == b.last:
+            cur, residual = b.pick(cur, residual)
+        residual = b.add(cur, residual)
+        cur = b.add(feed_forward(b, t, layer, b.norm(residual, layer, "ffn_norm")), residual)
+    finish(b, t, cur)
+
+
+def mistral3(b: Blocks) -> None:
+    """Llama, with a temperature for long contexts where the file has one."""
+    t = Traits(gating="softmax", norm_weights=True)
+    scaled = bool(b.real("attention.temperature_scale"))
+    cur = start(b, t)
+    for layer in b.layers:
+        residual = cur
+        q, k, v = heads(b, t, layer, b.norm(cur, layer, "attn_norm"))
+        if scaled:
+            q = b.mul(q, b.new_input("attn_scale", (1, 1, b.nt), F32))
+        cur = b.attention(layer, q, k, v)
+        if layer == b.last:
+            cur, residual = b.pick(cur, residual)
+        residual = b.add(cur, residual)
+        cur = b.add(feed_forward(b, t, layer, b.norm(residual, layer, "ffn_norm")), residual)
+    finish(b, t, cur)
+
+
+def deci(b: Blocks) -> None:
+    """Layers without attention, with a linear one, or without feed forward (Nemotron, pruned)."""
+    t = Traits()
+    cur = start(b, t)
+    for layer in b.layers:
+        residual = cur
+        count, kv = b.hp.n_head[layer], b.hp.n_head_kv[layer]
+        if count:
+            cur = b.norm(cur, layer, "attn_norm")
+        if count and not kv:
+            cur = b.linear(layer, "attn_output", cur)
+        elif count:
+            q, k, v = heads(b, t, layer, cur)
+            cur = b.attention(layer, q, k, v)
+        if layer == b.last:
+            cur, residual = b.pick(cur, residual)
+        if b.hp.n_ff[layer] == 0:
+            continue
+        after = cur
+        if count:
+            after = b.add(cur, residual)
+            cur = b.norm(after, layer, "ffn_norm")
+        cur = b.add(b.ffn(layer, cur), after)
+    finish(b, t, cur)
+
+
+def chameleon(b: Blocks) -> None:
+    """Norms before or after; the tokens of images are masked in the logits."""
+    t = Traits()
+    swin = bool(b.key("swin_norm"))
+    cur = start(b, t)
+    for layer in b.layers:
+        residual = cur
+        if not swin:
+            cur = b.norm(cur, layer, "attn_norm")
+        q, k, v = b.qkv(layer, cur)
+        q = b.rope(b.norm(q, layer, "attn_q_norm", rms=False) if b.has(layer, "attn_q_norm.weight") else q)
+        k = b.rope(b.norm(k, layer, "attn_k_norm", rms=False) if b.has(layer, "attn_k_norm.weight") else k)
+        cur = b.attention(layer, q, k, v)
+        if layer == b.last:
+            cur, residual = b.pick(cur, residual)
+        if swin:
+            cur = b.norm(cur, layer, "attn_norm")
+        residual = cur = b.add(cur, residual)
+        if not swin:
+            cur = b.norm(cur, layer, "ffn_norm")
+        cur = b.ffn(layer, cur)
+        if swin:
+            cur = b.norm(cur, layer, "ffn_norm")
+        cur = b.add(cur, residual)
+    finish(b, t, cur)
+
+
+def cogvlm(b: Blocks) -> None:
+    """A text and an image expert; the graph has the one for text."""
+    t = Traits(pick="none")
+    cur = start(b, t)
+    for layer in b.layers:
+        residual = cur
+        q, k, v = heads(b, t, layer, b.norm(cur, layer, "attn_norm"))
+        cur = b.add(b.attention(layer, q, k, v), residual)
+        residual = cur
+        cur = b.add(b.ffn(layer, b.norm(cur, layer, "ffn_norm")), residual)
+    finish(b, t, cur)
