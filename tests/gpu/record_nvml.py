@@ -2,9 +2,9 @@
 """Record what NVML and nvidia-smi answer on this machine, for tests/unit/fixtures/nvml of the collection.
 
 Runs twice: idle, and while a child holds 1 GiB on every GPU, which says what CUDA itself sees (``cudaMemGetInfo``),
-whether NVML names the child's pid, and what a CUDA context takes. UUIDs, serial numbers and MAC addresses are replaced.
+whether NVML names the child's pid, and what a CUDA context takes. UUIDs are replaced.
 
-    PYTHONPATH=collections python3 tests/gpu/record_nvml.py --out h200_x1.json --machine "1 x H200, Firecracker VM"
+    PYTHONPATH=collections python3 tests/gpu/record_nvml.py --out h200_x1.json --machine "a virtual machine with 1 H200"
 """
 
 from __future__ import annotations
@@ -13,20 +13,17 @@ import argparse
 import ctypes
 import json
 import os
-import platform
-import re
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils import _gpu, _gpu_nvml
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _gpu, _gpu_nvml, _gpu_smi
 
 HELD_BYTES = 1 << 30
 SMI = {
-    "gpus": "--query-gpu=index,name,memory.total,memory.free,compute_cap,uuid,pci.bus_id,memory.used,memory.reserved,"
-    "driver_version,mig.mode.current --format=csv,noheader,nounits",
-    "processes": "--query-compute-apps=gpu_uuid,pid,used_memory --format=csv,noheader,nounits",
+    "gpus": f"--query-gpu={','.join(_gpu_smi.COLUMNS)} {_gpu_smi.FORMAT}",
+    "processes": f"--query-compute-apps=gpu_uuid,pid,used_memory {_gpu_smi.FORMAT}",
     "list": "-L",
     "topology": "topo -m",
     "nvlink": "nvlink -s",
@@ -93,18 +90,13 @@ def child() -> None:
     sys.stdin.read()
 
 
-def clean(text: str) -> str:
-    """Replace what identifies a machine in a tool's output."""
-    return re.sub(r"\b([0-9a-f]{2}:){5}[0-9a-f]{2}\b", "02:00:00:00:00:01", text)
-
-
 def say(*command: str) -> str | None:
     """Return a command's output; None when it is not there or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except OSError:
         return None
-    return clean(done.stdout) if done.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None
 
 
 def numa_node(pci_id: str) -> int | None:
@@ -117,16 +109,24 @@ def numa_node(pci_id: str) -> int | None:
     return number if number >= 0 else None
 
 
-def record(pynvml: Any) -> dict[str, Any]:
-    """Return the answers, what the collection makes of them, how long that took, and what nvidia-smi says."""
+class Recording(NamedTuple):
+    """What was asked at one moment."""
+
+    answers: dict[str, Any]
+    nvidia_smi: dict[str, str | None]
+    result: dict[str, Any]
+    seconds: float
+
+
+def record(pynvml: Any) -> Recording:
+    """Return the answers, what the collection makes of them and how long that took, and what nvidia-smi says."""
     with _gpu_nvml.Live(pynvml) as nvml:
         recorder = _gpu_nvml.Recorder(nvml)
         started = time.perf_counter()
         result = _gpu.describe(recorder, numa_node)
         seconds = time.perf_counter() - started
-        numa = {gpu["pci_id"]: gpu["numa_node"] for gpu in result["gpus"]}
     smi = {name: say("nvidia-smi", *words.split()) for name, words in SMI.items()}
-    return {"answers": recorder.answers, "result": result, "seconds": seconds, "numa": numa, "nvidia_smi": smi}
+    return Recording(recorder.answers, smi, result, seconds)
 
 
 def main() -> None:
@@ -144,34 +144,28 @@ def main() -> None:
     if pynvml is None:
         sys.exit("no NVML library, or no pynvml: nothing to record")
     import_seconds = time.perf_counter() - started
-    idle = record(pynvml)
+    moments = {"idle": record(pynvml)}
     with subprocess.Popen(
         [sys.executable, os.path.abspath(__file__), "--child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        busy = record(pynvml) if line else None
+        cuda = json.loads(process.stdout.readline())
+        moments["busy"] = record(pynvml)
     kept = {
         "composed": False,
-        "from": "recorded by tests/gpu/record_nvml.py",
         "machine": arguments.machine,
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "import_seconds": import_seconds,
-        "idle": idle,
-        "cuda": json.loads(line) if line else None,
-        "busy": busy,
-        "network": {
-            "addresses": say("ip", "-j", "address"),
-            "infiniband": say("ls", "/sys/class/infiniband"),
-            "pci": say("sh", "-c", "cd /sys/bus/pci/devices && grep -H . */vendor */class */numa_node"),
-        },
+        "from": "recorded by tests/gpu/record_nvml.py",
+        "seconds": {"import": import_seconds, **{name: moment.seconds for name, moment in moments.items()}},
+        "cuda": cuda,
+        "columns": _gpu_smi.COLUMNS,
+        "nodes": {name: moment.answers for name, moment in moments.items()},
+        "nvidia_smi": {name: moment.nvidia_smi for name, moment in moments.items()},
     }
-    text = json.dumps(_gpu_nvml.anonymous(kept), indent=1)
     if arguments.out:
         with open(arguments.out, "w", encoding="utf-8") as stream:
-            stream.write(text + "\n")
-    print(json.dumps({"idle": idle["result"], "cuda": kept["cuda"]}, indent=1))
+            json.dump(_gpu_nvml.anonymous(kept), stream, indent=1)
+            stream.write("\n")
+    print(json.dumps({"result": moments["busy"].result, "cuda": cuda, "seconds": kept["seconds"]}, indent=1))
 
 
 if __name__ == "__main__":

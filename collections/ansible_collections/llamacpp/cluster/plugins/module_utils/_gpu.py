@@ -30,6 +30,8 @@ MAX_LINKS = 36
 TOPOLOGY = {0: "INTERNAL", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
 COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "exclusive_process"}
 FABRIC_STATES = {1: "not_started", 2: "in_progress", 3: "completed"}
+# nvmlNvlinkVersion_enum; seen: 6 on an H200.
+NVLINK_VERSIONS = {1: "1.0", 2: "2.0", 3: "2.2", 4: "3.0", 5: "3.1", 6: "4.0", 7: "5.0", 8: "6.0"}
 REMOTES = {0: "gpu", 1: "npu", 2: "nvswitch"}
 P2P_NVLINK = 2
 P2P_OK = 0
@@ -192,32 +194,33 @@ def _mig_instance(nvml: Nvml, handle: Handle) -> dict[str, Any]:
 
 
 def _nvlink(nvml: Nvml, handle: Handle) -> dict[str, Any]:
-    """Return the NVLinks: ``links``, and ``version`` (as NVML counts it, e.g. 2 on V100, 4 on H100)."""
+    """Return the NVLinks: ``links``, and their ``version`` (V(2.0) on V100, V(4.0) on H100)."""
     links: list[dict[str, Any]] = []
     version = None
     for link in range(MAX_LINKS):
         try:
             active = bool(nvml.ask("nvmlDeviceGetNvLinkState", handle, link))
         except NvmlError as error:
-            if error.code == INVALID_ARGUMENT and links:
-                break  # One past the last link.
             if error.code in (GPU_IS_LOST, RESET_REQUIRED):
                 raise
-            if not links and link == 0:
-                break  # No NVLink at all.
+            if link == 0 or error.code == INVALID_ARGUMENT:
+                break  # No NVLink at all, or one past the last link.
             continue
-        remote = maybe(nvml, "nvmlDeviceGetNvLinkRemoteDeviceType", handle, link) if active else -1
-        pci = maybe(nvml, "nvmlDeviceGetNvLinkRemotePciInfo", handle, link) if active else None
-        version = version or (maybe(nvml, "nvmlDeviceGetNvLinkVersion", handle, link) if active else None)
-        links.append(
-            {
-                "link": link,
-                "active": active,
-                "remote_type": REMOTES.get(remote, "unknown") if active else None,
-                "remote_pci_id": normal_pci_id(pci["busId"]) if pci and pci["busId"] else None,
-            }
-        )
+        if active and version is None:
+            version = NVLINK_VERSIONS.get(maybe(nvml, "nvmlDeviceGetNvLinkVersion", handle, link))
+        links.append({"link": link, "active": active, **_remote(nvml, handle, link, active)})
     return {"version": version, "links": links}
+
+
+def _remote(nvml: Nvml, handle: Handle, link: int, active: bool) -> dict[str, str | None]:
+    """Return what is at the other end of a link. A virtual machine does not see the PCI id of what it does not have."""
+    if not active:
+        return {"remote_type": None, "remote_pci_id": None}
+    kind = REMOTES.get(maybe(nvml, "nvmlDeviceGetNvLinkRemoteDeviceType", handle, link), "unknown")
+    pci = maybe(nvml, "nvmlDeviceGetNvLinkRemotePciInfo", handle, link) if kind != "nvswitch" else None
+    bus_id = pci["busId"].lower() if pci else ""
+    known = bus_id and not bus_id.startswith("ffffffff")
+    return {"remote_type": kind, "remote_pci_id": normal_pci_id(bus_id) if known else None}
 
 
 def _fabric(nvml: Nvml, handle: Handle) -> dict[str, Any] | None:

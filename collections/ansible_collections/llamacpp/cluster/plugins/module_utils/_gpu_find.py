@@ -144,7 +144,7 @@ def _why_none(tree: Tree) -> list[str]:
 def devices(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what of :func:`find`'s answer a plan places models on: GPUs, and MIG instances in place of their GPU.
 
-    ``kind`` (always V(cuda)), ``name``, ``index``, ``memory_bytes``, ``free_bytes``, ``compute_capability``,
+    ``kind`` (always V(cuda)), ``name``, ``index``, ``memory_bytes`` (that CUDA can give), ``free_bytes``, ``compute_capability``,
     ``uuid`` (for CUDA_VISIBLE_DEVICES), ``pci_id``, ``numa_node``, ``nvlink`` (indices of devices that NVLinks join
     it to), ``nvlinks`` (how many to each), ``mig`` (index of the GPU that it is a part of, or None).
 
@@ -177,7 +177,8 @@ def _device(gpu: dict[str, Any], part: dict[str, Any], index: int) -> dict[str, 
         "kind": "cuda",
         "name": part["name"],
         "index": index,
-        "memory_bytes": part["memory"]["total"],
+        # What CUDA, and so llama.cpp, calls the total is without the driver's own part (seen on an H200, 580.159.04).
+        "memory_bytes": part["memory"]["total"] - (part["memory"]["reserved"] or 0),
         "free_bytes": part["memory"]["free"],
         "compute_capability": gpu["compute_capability"],
         "uuid": part["uuid"],

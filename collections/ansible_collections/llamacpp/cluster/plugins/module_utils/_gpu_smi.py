@@ -17,13 +17,14 @@ COLUMNS = (
     "memory.total",
     "memory.free",
     "memory.used",
+    "memory.reserved",
     "driver_version",
     "compute_cap",
     "mig.mode.current",
     "name",
 )
-# Columns that drivers before 510 and 450 do not know.
-NEWER = ("compute_cap", "mig.mode.current")
+# Columns that drivers before 510 (MIG: 450) do not know.
+NEWER = ("memory.reserved", "compute_cap", "mig.mode.current")
 OLD_COLUMNS = tuple(column for column in COLUMNS if column not in NEWER)
 FORMAT = "--format=csv,noheader,nounits"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -50,10 +51,8 @@ def gpus(text: str, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]], str
                 "name": values["name"],
                 "compute_capability": values.get("compute_cap"),
                 "memory": {
-                    "total": int(values["memory.total"]) * MIB,
-                    "free": int(values["memory.free"]) * MIB,
-                    "used": int(values["memory.used"]) * MIB,
-                    "reserved": None,
+                    part: int(values["memory." + part]) * MIB if "memory." + part in values else None
+                    for part in ("total", "free", "used", "reserved")
                 },
                 "processes": [],
                 "mig": {"mode": mig == "Enabled" if mig in ("Enabled", "Disabled") else None, "instances": []},

@@ -123,9 +123,10 @@ node:
     devices:
       description: >-
         C(kind), C(name), C(index), C(memory_bytes), C(free_bytes) and C(compute_capability) of each NVIDIA GPU (or MIG
-        instance in place of it), or of the CPU where there is none. GPUs also have C(uuid) (which CUDA_VISIBLE_DEVICES
-        takes), C(pci_id), C(numa_node), C(nvlink) (indices of the devices that NVLinks join it to), C(nvlinks) (how
-        many to each), and C(mig), the index of the GPU that an instance is a part of.
+        instance in place of it), or of the CPU where there is none. C(memory_bytes) of a GPU is what CUDA can give,
+        without the driver's own part. GPUs also have C(uuid) (which CUDA_VISIBLE_DEVICES takes), C(pci_id),
+        C(numa_node), C(nvlink) (indices of the devices that NVLinks join it to), C(nvlinks) (how many to each), and
+        C(mig), the index of the GPU that an instance is a part of.
       type: list
       elements: dict
     releases:

@@ -11,7 +11,7 @@ from pathlib import Path
 FIXTURES = Path(__file__).parent / "fixtures" / "nvml"
 
 # `nvidia-smi --query-gpu` with _gpu_smi's columns.
-ROW = "0, GPU-0, 00000000:3B:00.0, 32768, 32510, 1, 535.183.01, 7.0, [N/A], Tesla V100S-PCIE-32GB"
+ROW = "0, GPU-0, 00000000:3B:00.0, 32768, 32510, 1, 257, 535.183.01, 7.0, [N/A], Tesla V100S-PCIE-32GB"
 
 # `nvidia-smi topo -m`
 TOPOLOGY = """\
@@ -28,8 +28,8 @@ Legend:
 """
 
 
-def composed(name, node):
-    """Return the answers of a node of a composed fixture."""
+def kept(name, node):
+    """Return the answers of a node (of a composed fixture), or of a moment (of a recorded one)."""
     return json.loads((FIXTURES / (name + ".json")).read_text())["nodes"][node]
 
 

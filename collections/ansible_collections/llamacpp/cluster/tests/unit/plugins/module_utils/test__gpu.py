@@ -9,7 +9,7 @@ import importlib.util
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nvml_answers import FIXTURES, composed
+from nvml_answers import FIXTURES, kept
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _gpu, _gpu_nvml
 
@@ -32,7 +32,7 @@ def test_composed_files_are_what_the_script_composes():
 
 def test_three_v100s_nodes():
     for number, node in enumerate(("node1", "node2", "node3")):
-        found = describe(composed("v100s_x3", node), {"0000:3b:00.0": 0})
+        found = describe(kept("v100s_x3", node), {"0000:3b:00.0": 0})
         (gpu,) = found["gpus"]
         assert gpu == {
             "index": 0,
@@ -57,13 +57,13 @@ def test_three_v100s_nodes():
 
 
 def test_nvswitch_joins_every_pair():
-    found = describe(composed("h100_nvswitch_x8", "dgx"))
+    found = describe(kept("h100_nvswitch_x8", "dgx"))
     assert len(found["gpus"]) == 8
     for number, row in enumerate(found["nvlink_matrix"]):
         assert row == [0 if column == number else 18 for column in range(8)]
     gpu = found["gpus"][3]
     assert gpu["nvlink"]["peers"] == [0, 1, 2, 4, 5, 6, 7]
-    assert gpu["nvlink"]["version"] == 4
+    assert gpu["nvlink"]["version"] == "4.0"
     assert {link["remote_type"] for link in gpu["nvlink"]["links"]} == {"nvswitch"}
     assert gpu["fabric"] == {"state": "completed", "status": 0, "clique": 0}
     assert found["topology"][0] == ["X", "NODE", "NODE", "NODE", "SYS", "SYS", "SYS", "SYS"]
@@ -71,7 +71,7 @@ def test_nvswitch_joins_every_pair():
 
 
 def test_links_into_a_switch_that_carries_no_peer_access_join_nobody():
-    answers = composed("h100_nvswitch_x8", "dgx")
+    answers = kept("h100_nvswitch_x8", "dgx")
     for key in [key for key in answers if key.startswith("nvmlDeviceGetP2PStatus")]:
         answers[key] = 5  # NVML_P2P_STATUS_NOT_SUPPORTED
     found = describe(answers)
@@ -80,7 +80,7 @@ def test_links_into_a_switch_that_carries_no_peer_access_join_nobody():
 
 
 def test_a_bridge_joins_two_of_three():
-    found = describe(composed("mixed_3090_4090", "workstation"))
+    found = describe(kept("mixed_3090_4090", "workstation"))
     assert [gpu["compute_capability"] for gpu in found["gpus"]] == ["8.6", "8.9", "8.6"]
     assert found["nvlink_matrix"] == [[0, 0, 4], [0, 0, 0], [4, 0, 0]]
     assert [gpu["nvlink"]["peers"] for gpu in found["gpus"]] == [[2], [], [0]]
@@ -90,7 +90,7 @@ def test_a_bridge_joins_two_of_three():
 
 
 def test_a_link_that_is_down_joins_nobody():
-    answers = composed("mixed_3090_4090", "workstation")
+    answers = kept("mixed_3090_4090", "workstation")
     for gpu, link in ((0, 1), (2, 3)):
         answers["nvmlDeviceGetNvLinkState(gpu%d, %d)" % (gpu, link)] = 0
     found = describe(answers)
@@ -99,7 +99,7 @@ def test_a_link_that_is_down_joins_nobody():
 
 
 def test_mig_instances():
-    cut, whole = describe(composed("h100_mig", "mig"))["gpus"]
+    cut, whole = describe(kept("h100_mig", "mig"))["gpus"]
     assert (whole["mig"]["mode"], whole["mig"]["instances"]) == (False, [])
     assert cut["mig"]["mode"] is True
     assert len(cut["mig"]["instances"]) == 7
@@ -115,14 +115,14 @@ def test_mig_instances():
 
 
 def test_places_without_a_mig_instance_are_left_out():
-    answers = composed("h100_mig", "mig")
+    answers = kept("h100_mig", "mig")
     answers["nvmlDeviceGetMigDeviceHandleByIndex(gpu0, 3)"] = {"error": _gpu_nvml.NOT_FOUND}
     instances = describe(answers)["gpus"][0]["mig"]["instances"]
     assert [instance["gpu_instance"] for instance in instances] == [7, 8, 9, 11, 12, 13]
 
 
 def test_an_old_driver_says_less():
-    answers = composed("v100s_x3", "node1")
+    answers = kept("v100s_x3", "node1")
     size = dict(answers.pop("nvmlDeviceGetMemoryInfo_v2(gpu0)"))
     answers["nvmlDeviceGetMemoryInfo(gpu0)"] = {key: size[key] for key in ("total", "free", "used")}
     del answers["nvmlDeviceGetComputeRunningProcesses_v3(gpu0)"]
@@ -146,7 +146,7 @@ def test_an_old_driver_says_less():
     ],
 )
 def test_a_gpu_that_does_not_work_is_named_and_the_others_stay(function, code, words):
-    answers = composed("mixed_3090_4090", "workstation")
+    answers = kept("mixed_3090_4090", "workstation")
     answers[function] = {"error": code}
     found = describe(answers)
     assert [gpu["index"] for gpu in found["gpus"]] == [0, 2]
@@ -161,7 +161,7 @@ def test_a_gpu_that_does_not_work_is_named_and_the_others_stay(function, code, w
 @settings(max_examples=60, deadline=None)
 def test_whatever_a_driver_does_not_know_is_no_crash(data):
     name, node = data.draw(st.sampled_from([("mixed_3090_4090", "workstation"), ("h100_mig", "mig")]))
-    answers = composed(name, node)
+    answers = kept(name, node)
     for key in data.draw(st.lists(st.sampled_from(sorted(answers)), max_size=20)):
         if not key.endswith("()"):  # What is asked of the driver as a whole.
             answers[key] = {"error": data.draw(st.sampled_from([2, 3, 4, 6, 13, 15, 16, 999]))}

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from nvml_answers import FIXTURES, ROW, TOPOLOGY, FakePynvml, composed
+from nvml_answers import FIXTURES, ROW, TOPOLOGY, FakePynvml, kept
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _gpu, _gpu_find, _gpu_nvml
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gpu_find import GpuError, Output
@@ -123,7 +123,7 @@ def test_nvidia_smi_without_a_matrix(tmp_path):
 
 
 def described(name, node):
-    return dict(_gpu.describe(_gpu_nvml.Replay(composed(name, node)), lambda _id: 1), source="nvml", notes=[])
+    return dict(_gpu.describe(_gpu_nvml.Replay(kept(name, node)), lambda _id: 1), source="nvml", notes=[])
 
 
 def test_devices_of_a_bridge():
@@ -132,7 +132,7 @@ def test_devices_of_a_bridge():
         "kind": "cuda",
         "name": "NVIDIA GeForce RTX 3090",
         "index": 0,
-        "memory_bytes": 24 << 30,
+        "memory_bytes": (24576 - 322) << 20,
         "free_bytes": (24576 - 320 - 322) << 20,
         "compute_capability": "8.6",
         "uuid": "GPU-00000000-0000-0000-0000-000000000000",

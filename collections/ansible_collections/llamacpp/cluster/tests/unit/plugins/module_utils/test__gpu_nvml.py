@@ -11,7 +11,7 @@ import sys
 import zlib
 
 import pytest
-from nvml_answers import FakePynvml, composed
+from nvml_answers import FakePynvml, kept
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _gpu, _gpu_nvml
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gpu_nvml import Handle, NvmlError
@@ -96,7 +96,7 @@ def test_the_real_pynvml_has_every_function_that_is_asked():
     pynvml = pytest.importorskip("pynvml")
     asked = set()
     for name, node in (("h100_nvswitch_x8", "dgx"), ("h100_mig", "mig"), ("mixed_3090_4090", "workstation")):
-        recorder = _gpu_nvml.Recorder(_gpu_nvml.Replay(composed(name, node)))
+        recorder = _gpu_nvml.Recorder(_gpu_nvml.Replay(kept(name, node)))
         _gpu.describe(recorder, lambda _pci_id: None)
         asked |= {key.partition("(")[0] for key in recorder.answers}
     assert len(asked) > 20

@@ -21,7 +21,7 @@ def test_gpus():
         "pci_id": "0000:3b:00.0",
         "name": "Tesla V100S-PCIE-32GB",
         "compute_capability": "7.0",
-        "memory": {"total": 32768 * MIB, "free": 32510 * MIB, "used": MIB, "reserved": None},
+        "memory": {"total": 32768 * MIB, "free": 32510 * MIB, "used": MIB, "reserved": 257 * MIB},
         "processes": [],
         "mig": {"mode": None, "instances": []},
         "nvlink": {"peers": []},

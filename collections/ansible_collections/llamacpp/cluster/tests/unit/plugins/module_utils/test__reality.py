@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from nvml_answers import composed
+from nvml_answers import kept
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _gpu, _gpu_nvml, _reality
 from ansible_collections.llamacpp.cluster.plugins.module_utils._tree import Tree
@@ -114,7 +114,7 @@ def test_nobody_is_there(tmp_path):
 
 def test_mig_instances_count_in_place_of_their_gpu(tmp_path):
     process(tmp_path, 3300)
-    gpus = _gpu.describe(_gpu_nvml.Replay(composed("h100_mig", "mig")), lambda _id: None)["gpus"]
+    gpus = _gpu.describe(_gpu_nvml.Replay(kept("h100_mig", "mig")), lambda _id: None)["gpus"]
     found = _reality.memory([3300], gpus, Tree(str(tmp_path)))
     assert found["gpus"] == {"MIG-00000000-0000-0000-0000-000000000002": 4096 * MIB}
     devices = _reality.devices(gpus)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from nvml_answers import ROW, composed
+from nvml_answers import ROW, kept
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _gpu_nvml
 from ansible_collections.llamacpp.cluster.plugins.modules import gpu_info
@@ -61,7 +61,7 @@ def test_a_machine_without_nvidia(run_module, monkeypatch, tmp_path):
 
 
 def test_nvml(run_module, driver):
-    driver(composed("h100_nvswitch_x8", "dgx"))
+    driver(kept("h100_nvswitch_x8", "dgx"))
     found = run_module(gpu_info, vulkan=False)
     assert found["source"] == "nvml"
     assert found["nvlink_matrix"][0] == [0] + [18] * 7
@@ -69,7 +69,7 @@ def test_nvml(run_module, driver):
 
 
 def test_a_lost_gpu_is_a_warning(run_module, driver):
-    driver(dict(composed("mixed_3090_4090", "workstation"), **{"nvmlDeviceGetName(gpu1)": {"error": 15}}))
+    driver(dict(kept("mixed_3090_4090", "workstation"), **{"nvmlDeviceGetName(gpu1)": {"error": 15}}))
     found = run_module(gpu_info, vulkan=False)
     assert [gpu["index"] for gpu in found["gpus"]] == [0, 2]
     assert found["problems"][0]["index"] == 1
@@ -92,7 +92,7 @@ def test_nvidia_smi(run_module, monkeypatch, tmp_path):
 
 
 def test_vulkan(run_module, driver, monkeypatch, tmp_path):
-    driver(composed("v100s_x3", "node1"))
+    driver(kept("v100s_x3", "node1"))
     text = "Device Properties and Extensions:\nGPU0:\n\tdeviceName = Radeon\nmemoryHeaps: count = 0\nmemoryTypes:"
     fake(tmp_path, monkeypatch, "vulkaninfo", "echo '%s'" % text)
     assert [device["name"] for device in run_module(gpu_info)["vulkan"]] == ["Radeon"]

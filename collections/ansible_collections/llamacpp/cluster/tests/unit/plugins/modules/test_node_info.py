@@ -117,15 +117,15 @@ def test_gpus(look, tmp_path, monkeypatch):
         monkeypatch,
         "nvidia-smi",
         'case "$1" in --query-gpu=*compute_cap*)'
-        ' echo "0, GPU-0, 00000000:3B:00.0, 81559, 81000, 100, 580.1, 9.0, Disabled, NVIDIA H100";; *) exit 2;; esac',
+        ' echo "0, GPU-0, 00000000:3B:00.0, 81559, 80900, 100, 559, 580.1, 9.0, Disabled, H100";; *) exit 2;; esac',
     )
     (device,) = look()["devices"]
     assert device == {
         "kind": "cuda",
-        "name": "NVIDIA H100",
+        "name": "H100",
         "index": 0,
-        "memory_bytes": 81559 << 20,
-        "free_bytes": 81000 << 20,
+        "memory_bytes": 81000 << 20,
+        "free_bytes": 80900 << 20,
         "compute_capability": "9.0",
         "uuid": "GPU-0",
         "pci_id": "0000:3b:00.0",
@@ -152,7 +152,7 @@ def test_a_gpu_in_an_error_state(run_module, tmp_path, monkeypatch):
         tmp_path,
         monkeypatch,
         "nvidia-smi",
-        "echo '0, GPU-0, 00000000:3B:00.0, [N/A], [N/A], [N/A], 580.1, 9.0, Disabled, NVIDIA H100'",
+        "echo '0, GPU-0, 00000000:3B:00.0, [N/A], [N/A], [N/A], [N/A], 580.1, 9.0, Disabled, NVIDIA H100'",
     )
     result = run_module(node_info)
     assert result["failed"]
