@@ -90,6 +90,7 @@ def instance(
         "settings": settings,
         "strategy": strategy,
         "exact": True,
+        "notes": [],
         "choices": [],
         "alternatives": [],
         "args": [
@@ -109,8 +110,14 @@ def compose(hardware: dict[str, list[tuple[str, str, str, int]]], instances: lis
     devices: dict[str, list[dict[str, Any]]] = {}
     for node, found in hardware.items():
         devices[node] = [
-            {"device": device, "name": name, "kind": kind, "memory_bytes": size * MIB, "uses": []}
-            | {"margin_bytes": MARGIN}
+            {
+                "device": device,
+                "name": name,
+                "kind": kind,
+                "memory_bytes": size * MIB,
+                "margin_bytes": MARGIN,
+                "uses": [],
+            }
             for device, name, kind, size in found
         ]
     for item in instances:
@@ -125,7 +132,12 @@ def compose(hardware: dict[str, list[tuple[str, str, str, int]]], instances: lis
             device["uses"].append(
                 {"instance": item["name"], "role": role} | {f"{part}_bytes": taken[f"{part}_bytes"] for part in PARTS}
             )
-            taken |= {"kind": device["kind"], "name": device["name"], "memory_bytes": device["memory_bytes"]}
+            taken |= {
+                "kind": device["kind"],
+                "local_device": device["device"],
+                "name": device["name"],
+                "memory_bytes": device["memory_bytes"],
+            }
             taken |= {"host": device is host and role == "head", "endpoint": None, "compute_capability": None}
             taken["total_bytes"] = sum(taken[f"{part}_bytes"] for part in PARTS)
             taken["of"] = device
@@ -225,10 +237,10 @@ def v100s() -> Plan:
     ]
     three = [f"vllm-node{number}" for number in (1, 2, 3)]
     alternatives = [
-        placement(1, "rpc", "Q4_K_M", nodes=three, devices=3, ctx=12288, cost=1.31, total=50.1, room=41.4),
-        placement(2, "rpc", "Q5_K_M", nodes=three, devices=3, ctx=12288, cost=1.52, total=57.9, room=33.6),
-        placement(3, "rpc", "Q3_K_M", nodes=three[:2], devices=2, ctx=12288, cost=1.77, total=39.8, room=21.2),
-        placement(4, "partial-offload", "Q4_K_M", nodes=three[:1], devices=1, ctx=12288, cost=9.4, total=49, room=3),
+        placement(1, "rpc", "Q4_K_M", three, ["CUDA0"] * 3, token=95, total=50.1, room=41.4),
+        placement(2, "rpc", "Q4_K_M", three[:2], ["CUDA0"] * 2, token=96, total=49.4, room=10.1),
+        placement(3, "partial-offload", "Q4_K_M", three[:1], ["CPU", "CUDA0"], token=605, total=48.8, room=0.6),
+        placement(4, "cpu", "Q4_K_M", three[:1], ["CPU"], token=1693, total=48.4, room=138.2),
     ]
     split = {"ctx_size": 12288, "parallel": 3, "tensor_split": [27, 27, 27], "gpu_layers": 81}
     behemoth = instance(
@@ -249,21 +261,24 @@ def v100s() -> Plan:
 
 
 def placement(
-    *kind: Any, nodes: list[str], devices: int, ctx: int, cost: float, total: float, room: float
+    rank: int, strategy: str, quant: str, nodes: list[str], devices: list[str], *, token: int, total: float, room: float
 ) -> dict[str, Any]:
-    """An entry of `alternatives`; `kind`: rank, strategy, quantisation; total and headroom in GiB."""
-    rank, strategy, quant = kind
+    """An entry of `alternatives`; a token in ms, total and headroom in GiB."""
     return {
         "rank": rank,
+        "chosen": rank == 1,
         "strategy": strategy,
         "nodes": nodes,
         "quant": quant,
         "fits": True,
-        "devices": devices,
+        "devices": len(devices),
+        "device_names": devices,
+        "gpu_layers": 81,
         "tensor_split": [],
-        "ctx_size": ctx,
-        "cost": cost,
-        "why": "It is chosen." if rank == 1 else "It costs more.",
+        "ctx_size": 12288,
+        "cost": 300000.0 + 1000 * rank + token,
+        "token_ms": float(token),
+        "why": "Best." if rank == 1 else "Slower.",
         "total_bytes": int(total * GIB),
         "headroom_bytes": int(room * GIB),
     }
@@ -300,6 +315,7 @@ def h100s() -> Plan:
         port=8082,
         file="Qwen3-Embedding-0.6B-Q8_0.gguf",
         exact=False,
+        notes=["the compute buffers are a bound, the rest is exact"],
     )
     return compose(hardware, [big, coder, embed])
 
@@ -340,6 +356,23 @@ def large() -> Plan:
     return compose(hardware, instances)
 
 
+def static() -> Plan:
+    """Planned from declared devices alone: no header was read, so nobody knows sizes and layers."""
+    plan = v100s()
+    (item,) = plan["instances"]
+    unknown = {f"{part}_bytes": None for part in (*PARTS, "total")}
+    item["exact"] = None
+    item["choices"] = item["alternatives"] = []
+    item["model"] |= {"bytes": None, "architecture": None, "n_layers": None}
+    item["host_memory"] = unknown
+    for taken in item["devices"]:
+        taken |= unknown | {"layers": None, "n_layers": None, "free_bytes": None}
+    for device in [device for found in plan["devices"].values() for device in found]:
+        device["uses"] = [use | unknown for use in device["uses"]]
+        device["free_bytes"] = None if device["uses"] else device["free_bytes"]
+    return plan
+
+
 def hostile() -> Plan:
     """An operator's names with everything in them that means something to HTML."""
     nasty = "\"><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'&amp;"
@@ -364,4 +397,12 @@ def hostile() -> Plan:
     return plan
 
 
-PLANS = {"lab": lab, "v100s": v100s, "h100s": h100s, "empty": empty, "large": large, "hostile": hostile}
+PLANS = {
+    "lab": lab,
+    "v100s": v100s,
+    "h100s": h100s,
+    "empty": empty,
+    "large": large,
+    "static": static,
+    "hostile": hostile,
+}

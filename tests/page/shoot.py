@@ -1,4 +1,4 @@
-"""Take the picture of the page that docs/plan.md shows: .venv/bin/python tests/page/shoot.py [PLAN.json] [PICTURE.png]"""
+"""Take the picture for docs/plan.md: .venv/bin/python tests/page/shoot.py [PLAN.json] [PICTURE.png]"""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "collections"), str(ROOT / "tests" / "page")]
 
-from conftest import executable  # noqa: E402
+from chromium import executable  # noqa: E402
 from plans import v100s  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page import plan_page  # noqa: E402
 
-WIDTH = 1080
+WIDTH, HEIGHT = 1080, 1180
 
 
 def main() -> None:
@@ -27,9 +27,9 @@ def main() -> None:
         file = Path(scratch) / "plan.html"
         file.write_text(plan_page(plan), "utf-8")
         browser = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": WIDTH, "height": 900})
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.goto(file.as_uri())
-        page.screenshot(path=picture, full_page=True)
+        page.screenshot(path=picture)
         browser.close()
     print(f"{picture}: {picture.stat().st_size // 1024} KiB")
 

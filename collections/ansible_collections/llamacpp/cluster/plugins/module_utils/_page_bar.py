@@ -59,34 +59,34 @@ def memory_bar(device: Mapping[str, Any], scale: int, numbers: Mapping[str, int]
 
     ``scale``: bytes that the full width stands for. ``numbers``: the number of every instance.
     """
-    memory = device["memory_bytes"]
-    shapes: list[Markup] = []
+    memory, used = device["memory_bytes"], used_of(device)
+    track = _rect("track", 0, memory, scale, "")
+    if used is None:
+        return tag("svg", track, class_="bar", role="img", aria_label=_spoken(device))
+    rects: list[Markup] = []
+    marks: list[Markup] = []
     at = 0
-    cuts: list[int] = []
     for use in device["uses"]:
-        first = at
-        cuts.append(first)
+        if at:
+            marks.append(_mark("cut", at, scale))
+        if use["model_bytes"] >= scale * NUMBERED_SHARE:
+            middle = "%s%%" % _percent(at + use["model_bytes"] / 2, scale)
+            marks.append(tag("text", str(numbers[use["instance"]]), x=middle, y="50%"))
         for part, size in parts_of(use).items():
             if size:
                 title = "%s, %s: %s MiB (%s bytes)" % (use["instance"], part, mib(size), format(size, ","))
-                shapes.append(_rect(part, at, size, scale, title))
+                rects.append(_rect(part, at, size, scale, title))
                 at += size
-        model = use.get("model_bytes") or 0
-        if model >= scale * NUMBERED_SHARE:
-            number = str(numbers[use["instance"]])
-            shapes.append(tag("text", number, x="%s%%" % _percent(first + model / 2, scale), y="50%", class_="number"))
-    margin = min(device.get("margin_bytes") or 0, max(memory - at, 0))
+    margin = min(device["margin_bytes"], max(memory - used, 0))
     if margin:
-        shapes.append(_rect("margin", at, margin, scale, "margin that stays free: %s MiB" % mib(margin)))
-    free = memory - at - margin
+        rects.append(_rect("margin", used, margin, scale, "margin that stays free: %s MiB" % mib(margin)))
+    free = memory - used - margin
     if free > 0:
-        shapes.append(_rect("free", at + margin, free, scale, "free: %s MiB" % mib_free(free)))
-    # The outline is drawn last, over the edges of the others.
-    shapes.append(_rect("track", 0, memory, scale, ""))
-    shapes += [_mark("cut", cut, scale) for cut in cuts[1:]]
-    if at > memory:
-        shapes.append(_mark("limit", memory, scale))
-    return tag("svg", *shapes, class_="bar", role="img", aria_label=_spoken(device, margin, free))
+        rects.append(_rect("free", used + margin, free, scale, "free: %s MiB" % mib_free(free)))
+    if used > memory:
+        marks.append(_mark("limit", memory, scale))
+    # Drawn in this order: the outline over the edges of what is in it, the marks over all.
+    return tag("svg", *rects, track, *marks, class_="bar", role="img", aria_label=_spoken(device))
 
 
 def _rect(kind: str, start: int, size: int, scale: int, title: str) -> Markup:
@@ -110,15 +110,16 @@ def _percent(size: float, scale: int) -> str:
     return ("%.4f" % (100 * size / scale)).rstrip("0").rstrip(".")
 
 
-def _spoken(device: Mapping[str, Any], margin: int, free: int) -> str:
+def _spoken(device: Mapping[str, Any]) -> str:
     """Say the bar to people who do not see it; the numbers stand in the table below it."""
-    uses = ["%s %s MiB" % (use["instance"], mib(total_of(use))) for use in device["uses"]]
-    rest = "%s MiB over" % mib(-free - margin) if free < 0 else "%s MiB free" % mib_free(free)
-    return "%s, %s: %s" % (
-        device["device"],
-        gib(device["memory_bytes"]),
-        ", ".join([*uses, "margin %s MiB" % mib(margin), rest]),
-    )
+    free = device["free_bytes"]
+    parts = ["%s %s MiB" % (use["instance"], mib(total_of(use))) for use in device["uses"]]
+    if free is None:
+        parts.append("free: ?")
+    else:
+        parts.append("margin %s MiB" % mib(device["margin_bytes"]))
+        parts.append("%s MiB free" % mib_free(free) if free >= 0 else "%s MiB too much" % mib(-free))
+    return "%s, %s: %s" % (device["device"], gib(device["memory_bytes"]), ", ".join(parts))
 
 
 def layer_strip(devices: Sequence[Mapping[str, Any]], tensor: bool) -> Markup | None:

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable
 from typing import Union
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 UNKNOWN = "?"
-_EMPTY = frozenset(("meta", "input"))
+_EMPTY = frozenset(("meta", "input", "wbr"))
 # Each ends a line of the file, so that a diff of two pages can be read. No space shows between these on the page.
 _LINES = frozenset(("article", "div", "figure", "h2", "h3", "h4", "li", "main", "meta", "nav", "p", "section", "tr"))
 
@@ -46,6 +47,12 @@ def join(children: Iterable[Child], between: str = "") -> Markup:
     """Return children one after the other; ``between`` is text, too."""
     parts = [child if isinstance(child, Markup) else html.escape(child) for child in children if child is not None]
     return Markup(html.escape(between).join(parts))
+
+
+def breakable(text: str) -> Markup:
+    """Return a name (of a file, an address) that a line may break behind its punctuation; copied, it is whole."""
+    words = re.split(r"(?<=[-._:/])(?=\w)", text)
+    return join([part for word in words for part in (tag("wbr"), word)][1:])
 
 
 def _number(value: Attribute) -> str:

@@ -19,6 +19,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._page_html import
     UNKNOWN,
     Child,
     Markup,
+    breakable,
     count,
     gib,
     join,
@@ -26,26 +27,20 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._page_html import
     mib_free,
     tag,
 )
-from ansible_collections.llamacpp.cluster.plugins.module_utils._page_nodes import chip, placed_on
+from ansible_collections.llamacpp.cluster.plugins.module_utils._page_nodes import chip, listing, placed_on
+from ansible_collections.llamacpp.cluster.plugins.module_utils._table import endpoint, host_free
 
+# As the planner's reasons call them.
 STRATEGIES = {
     "one-device": "one device",
     "one-node": "one node",
-    "tensor-split": "tensor split",
-    "layer-split": "layer split",
-    "rpc": "RPC over nodes",
-    "partial-offload": "partly on the CPU",
+    "tensor-split": "tensor split over NVLink",
+    "layer-split": "layer split on one node",
+    "rpc": "layer split over nodes (RPC)",
+    "partial-offload": "partial offload",
     "cpu": "CPU only",
 }
-WILDCARDS = ("0.0.0.0", "::")
-
-
-def endpoint(instance: Mapping[str, Any], addresses: Mapping[str, str]) -> str:
-    """Return the address at which people reach an instance; ``addresses``: of nodes, where the name is not enough."""
-    host = str(instance["host"])
-    if host in WILDCARDS:
-        host = addresses.get(instance["head"], instance["head"])
-    return "http://%s:%d/v1" % ("[%s]" % host if ":" in host else host, instance["port"])
+SUBJECTS = {"quant": "quantisation"}
 
 
 def overview(plan: Mapping[str, Any], numbers: Mapping[str, int], addresses: Mapping[str, str]) -> Markup:
@@ -55,12 +50,12 @@ def overview(plan: Mapping[str, Any], numbers: Mapping[str, int], addresses: Map
         tag(
             "tr",
             tag("th", chip(item["name"], numbers), scope="row"),
-            tag("td", _model_name(item), data_label="model"),
+            tag("td", breakable(_model_name(item)), data_label="model"),
             tag("td", badge(item), class_="whole" if item["strategy"] in STRATEGIES else None, data_label="placement"),
             tag("td", placed_on(item), data_label="where"),
             tag("td", _slots(item), class_="whole", data_label="context"),
             tag("td", gib(_needs(item)), class_="number", data_label="needs"),
-            tag("td", tag("code", endpoint(item, addresses)), data_label="endpoint"),
+            tag("td", tag("code", breakable(endpoint(item, addresses))), data_label="endpoint"),
             data_find=_find(item),
         )
         for item in plan["instances"]
@@ -77,7 +72,7 @@ def overview(plan: Mapping[str, Any], numbers: Mapping[str, int], addresses: Map
 
 def instances_section(plan: Mapping[str, Any], numbers: Mapping[str, int], addresses: Mapping[str, str]) -> Markup:
     """Return the section with a description of each instance."""
-    articles = [_instance(item, numbers[item["name"]], addresses) for item in plan["instances"]]
+    articles = [_instance(plan, item, numbers[item["name"]], addresses) for item in plan["instances"]]
     return tag("section", tag("h2", "Instances"), *articles, id="instances")
 
 
@@ -120,7 +115,9 @@ def _host(instance: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return host
 
 
-def _instance(instance: Mapping[str, Any], number: int, addresses: Mapping[str, str]) -> Markup:
+def _instance(
+    plan: Mapping[str, Any], instance: Mapping[str, Any], number: int, addresses: Mapping[str, str]
+) -> Markup:
     tensor = instance["settings"]["split_mode"] == "tensor"
     return tag(
         "article",
@@ -132,9 +129,10 @@ def _instance(instance: Mapping[str, Any], number: int, addresses: Mapping[str, 
             tag("code", endpoint(instance, addresses), class_="endpoint"),
         ),
         tag("p", instance["why"], class_="why"),
+        _notes(instance),
         _facts(instance),
-        _placement(instance, tensor),
-        _choices(instance["choices"]),
+        _placement(instance, tensor, host_free(plan, instance)),
+        _choices(instance),
         _alternatives(instance["alternatives"]),
         _settings(instance["settings"]),
         _commands(instance),
@@ -145,17 +143,17 @@ def _instance(instance: Mapping[str, Any], number: int, addresses: Mapping[str, 
 
 
 def _exactness(instance: Mapping[str, Any]) -> Markup:
-    exact = instance["exact"]
-    if exact is None or _needs(instance) is None:
+    if _needs(instance) is None:
         return tag("span", "sizes unknown", class_="badge warn", title="The model's header was not read.")
-    if exact:
+    if instance["exact"]:
         return tag("span", "exact", class_="badge calm", title="Counted as llama.cpp counts for this architecture.")
-    return tag(
-        "span",
-        "an estimate",
-        class_="badge warn",
-        title="This architecture is not known: weights are exact, the compute buffer is an upper bound.",
-    )
+    return tag("span", "an estimate", class_="badge warn")
+
+
+def _notes(instance: Mapping[str, Any]) -> Markup | None:
+    """Return what the estimate says of itself."""
+    notes = [tag("li", note) for note in instance["notes"]]
+    return tag("ul", *notes, class_="notes", aria_label="Notes") if notes else None
 
 
 def _facts(instance: Mapping[str, Any]) -> Markup:
@@ -164,11 +162,11 @@ def _facts(instance: Mapping[str, Any]) -> Markup:
     layers = None if model["n_layers"] is None else "%s + output" % count(model["n_layers"], "layer")
     key = ", with an API key" if instance["api_key_file"] else ""
     facts: list[tuple[str, Child]] = [
-        ("model", join([_model_name(instance), *(", " + item for item in _model_facts(model, layers))])),
+        ("model", join([breakable(_model_name(instance)), *(", " + item for item in _model_facts(model, layers))])),
         ("head", "%s, port %s%s" % (instance["head"], instance["port"], key)),
         ("workers", ", ".join(workers) or "none"),
         ("context", _slots(instance)),
-        ("unit", instance["unit"]),
+        ("unit", breakable(instance["unit"])),
     ]
     return tag("dl", *(tag("div", tag("dt", word), tag("dd", value)) for word, value in facts), class_="facts")
 
@@ -178,16 +176,16 @@ def _model_facts(model: Mapping[str, Any], layers: str | None) -> list[str]:
     return [str(fact) for fact in found if fact]
 
 
-def _placement(instance: Mapping[str, Any], tensor: bool) -> Markup:
-    """Return the strip of layers and the table of devices, exact to the MiB."""
+def _placement(instance: Mapping[str, Any], tensor: bool, left: int | None) -> Markup:
+    """Return the strip of layers and the table of devices, exact to the MiB; ``left``: bytes of the head's memory."""
     headings = ("node", "device", "layers", *PARTS, "total", "free")
     rows = [
-        _share(device["node"], device["device"], device["name"], layers_text(device), device, device["free_bytes"])
+        _share(device["node"], device["device"], _hardware(device), layers_text(device), device, device["free_bytes"])
         for device in instance["devices"]
     ]
     host = _host(instance)
     if host:
-        rows.append(_share(instance["head"], "host memory", "", "", host, None))
+        rows.append(_share(instance["head"], "host memory", "", "", host, left))
     head = tag(
         "tr", *(tag("th", word, scope="col", class_="number" if word in headings[3:] else None) for word in headings)
     )
@@ -201,6 +199,12 @@ def _placement(instance: Mapping[str, Any], tensor: bool) -> Markup:
     )
 
 
+def _hardware(device: Mapping[str, Any]) -> str:
+    """Return what a device is, and what its own node calls it where the head has another name for it."""
+    local, name = device["local_device"], str(device["name"])
+    return name if local == device["device"] else "%s, %s" % (local, name)
+
+
 def _share(node: str, device: str, hardware: str, layers: str, use: Mapping[str, Any], free: int | None) -> Markup:
     cells = [
         tag("th", node, scope="row"),
@@ -208,64 +212,65 @@ def _share(node: str, device: str, hardware: str, layers: str, use: Mapping[str,
         tag("td", layers, data_label="layers"),
         *(tag("td", mib(size), class_="number", data_label=part) for part, size in parts_of(use).items()),
         tag("td", tag("b", mib(total_of(use))), class_="number", data_label="total"),
-        tag("td", mib_free(free) if free is not None else "", class_="number", data_label="free"),
+        tag("td", mib_free(free), class_="number", data_label="free"),
     ]
     return tag("tr", *cells)
 
 
-def _choices(choices: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Return the reasons in words; what was rejected folds out."""
-    if not choices:
-        return None
-    items = []
-    for choice in choices:
-        rejected = choice["rejected"]
-        lines = [
-            tag("li", tag("b", option["option"]), tag("span", option["why"], class_="reason")) for option in rejected
-        ]
-        summary = "%s rejected" % count(len(rejected), "option")
-        items.append(
+def _choices(instance: Mapping[str, Any]) -> Markup | None:
+    """Return the reasons in words; what was rejected folds out. What already stands above is not said again."""
+    items = [
+        tag(
+            "div",
+            tag("dt", SUBJECTS.get(choice["what"], choice["what"])),
             tag(
-                "div",
-                tag("dt", choice["what"]),
-                tag(
-                    "dd",
-                    tag("b", choice["chosen"]),
-                    tag("span", choice["why"], class_="reason"),
-                    tag("details", tag("summary", summary), tag("ul", *lines)) if lines else None,
-                ),
-            )
+                "dd",
+                tag("b", choice["chosen"]),
+                tag("span", choice["why"], class_="reason") if choice["why"] != instance["why"] else None,
+                _rejected(choice["rejected"]),
+            ),
         )
-    return tag("div", tag("h4", "Reasons"), tag("dl", *items, class_="choices"))
+        for choice in instance["choices"]
+    ]
+    return tag("div", tag("h4", "Reasons"), tag("dl", *items, class_="choices")) if items else None
+
+
+def _rejected(options: Sequence[Mapping[str, Any]]) -> Markup | None:
+    if not options:
+        return None
+    lines = [tag("li", tag("b", option["option"]), tag("span", option["why"], class_="reason")) for option in options]
+    return tag("details", tag("summary", "%s rejected" % count(len(lines), "option")), tag("ul", *lines))
 
 
 def _alternatives(alternatives: Sequence[Mapping[str, Any]]) -> Markup | None:
     """Return the placements that would be possible, best first."""
     if not alternatives:
         return None
-    headings = ("rank", "placement", "nodes", "quantisation", "context", "needs", "headroom", "cost", "why")
-    numeric = ("rank", "context", "needs", "headroom", "cost")
+    headings = ("rank", "placement", "where", "quantisation", "context", "needs", "headroom", "a token", "cost", "why")
+    numeric = ("rank", "context", "needs", "headroom", "a token", "cost")
     rows = []
     for item in alternatives:
         values: dict[str, Child] = {
             "rank": str(item["rank"]),
-            "placement": "%s, %s" % (strategy_name(item["strategy"]), count(item["devices"], "device")),
-            "nodes": ", ".join(item["nodes"]),
+            "placement": strategy_name(item["strategy"]),
+            "where": "%s (%s)" % (", ".join(item["nodes"]), listing(item["device_names"])),
             "quantisation": item["quant"] or UNKNOWN,
             "context": format(item["ctx_size"], ","),
             "needs": gib(item["total_bytes"]),
             "headroom": gib(item["headroom_bytes"]),
-            "cost": format(item["cost"], ",.4g"),
+            "a token": "%s ms" % format(item["token_ms"], ",.0f"),
+            "cost": format(item["cost"], ",.0f"),
             "why": item["why"],
         }
         cells = [
             tag("td", values[word], class_="number" if word in numeric else None, data_label=word) for word in headings
         ]
-        rows.append(tag("tr", *cells))
+        rows.append(tag("tr", *cells, class_="chosen" if item["chosen"] else None))
     head = tag("tr", *(tag("th", word, scope="col", class_="number" if word in numeric else None) for word in headings))
+    summary = "The only possible placement" if len(rows) == 1 else "%d possible placements, best first" % len(rows)
     return tag(
         "details",
-        tag("summary", "All %s, best first" % count(len(rows), "possible placement")),
+        tag("summary", summary),
         tag("table", tag("thead", head), tag("tbody", *rows), class_="lined alternatives"),
     )
 

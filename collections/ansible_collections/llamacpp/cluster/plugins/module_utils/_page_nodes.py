@@ -74,14 +74,16 @@ def _legend() -> Markup:
 
 def _card(plan: Mapping[str, Any], name: str, numbers: Mapping[str, int]) -> Markup:
     node = plan["nodes"][name]
-    devices = plan["devices"].get(name, [])
+    found = plan["devices"].get(name, [])
+    # Host memory beside GPUs is worth a bar where something is planned in it.
+    devices = [device for device in found if device["uses"] or device["kind"] != HOST or device is found[0]]
     # A terabyte of host memory would make every GPU beside it a hairline: it has a scale of its own.
     scales = {
         host: max([extent_of(device) for device in devices if (device["kind"] == HOST) == host], default=0)
         for host in (False, True)
     }
-    found = [name, *sorted({use["instance"] for device in devices for use in device["uses"]})]
-    found += sorted({str(device["name"]) for device in devices})
+    words = [name, *sorted({use["instance"] for device in devices for use in device["uses"]})]
+    words += sorted({str(device["name"]) for device in devices})
     bodies = [_device(device, scales[device["kind"] == HOST], numbers) for device in devices]
     table = tag(
         "table",
@@ -104,7 +106,7 @@ def _card(plan: Mapping[str, Any], name: str, numbers: Mapping[str, int]) -> Mar
         table if devices else tag("p", "Nothing is known of its devices.", class_="quiet"),
         _ports(node["firewall"]),
         class_="card",
-        data_find=" ".join(found).lower(),
+        data_find=" ".join(words).lower(),
     )
 
 
@@ -230,8 +232,9 @@ def placed_on(instance: Mapping[str, Any]) -> str:
     places: dict[str, list[str]] = {}
     for device in instance["devices"]:
         places.setdefault(device["node"], []).append(device["device"])
-    return ", ".join("%s (%s)" % (node, _listing(names)) for node, names in places.items())
+    return ", ".join("%s (%s)" % (node, listing(names)) for node, names in places.items())
 
 
-def _listing(names: Sequence[str]) -> str:
+def listing(names: Sequence[str]) -> str:
+    """Return names of devices in order; of many the first and the last."""
     return ", ".join(names) if len(names) < 3 else "%s \u2013 %s" % (names[0], names[-1])

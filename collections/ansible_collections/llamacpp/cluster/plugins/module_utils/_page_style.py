@@ -148,6 +148,10 @@ td, th { padding: 6px 8px; vertical-align: baseline; overflow-wrap: anywhere; }
 .instance header { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; }
 .instance .index { font-size: 13px; line-height: 22px; margin-right: 8px; }
 .endpoint { margin-left: auto; color: var(--quiet); overflow-wrap: anywhere; }
+.notes { margin-top: 4px; font-size: 13px; color: var(--quiet); }
+.notes li { overflow-wrap: anywhere; }
+.notes li::before { content: "\\2022\\00a0"; }
+.chosen td { font-weight: 600; }
 .why { margin-top: 8px; max-width: 80ch; overflow-wrap: anywhere; }
 .facts {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(min(200px, 100%), 1fr)); gap: 12px 24px;

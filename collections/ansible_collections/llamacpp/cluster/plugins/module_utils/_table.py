@@ -27,7 +27,7 @@ def plan_table(plan: Mapping[str, Any], addresses: Mapping[str, str] | None = No
     """
     rows = [list(HEADINGS)]
     for instance in plan["instances"]:
-        rows += _rows(instance)
+        rows += _rows(instance, host_free(plan, instance))
     if len(rows) == 1:
         return "No instances are declared."
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
@@ -39,28 +39,28 @@ def plan_table(plan: Mapping[str, Any], addresses: Mapping[str, str] | None = No
     return "\n".join(lines)
 
 
-def _rows(instance: Mapping[str, Any]) -> list[list[str]]:
-    """Return the lines of an instance; its name and the ports of its services stand once."""
+def _rows(instance: Mapping[str, Any], left: int | None) -> list[list[str]]:
+    """Return the lines of an instance; its name and the ports of its services stand once. ``left``: see host_free."""
     ports = {worker["node"]: str(worker["port"]) for worker in instance["workers"]}
     ports[instance["head"]] = str(instance["port"])
-    offloaded = [device for device in instance["devices"] if not device.get("host")]
+    offloaded = [device for device in instance["devices"] if not device["host"]]
     split = [format(part, "g") for part in instance["tensor_split"]] if len(offloaded) > 1 else []
     name = str(instance["name"])
     rows = []
     for device in instance["devices"]:
-        part = split.pop(0) if split and not device.get("host") else ""
+        part = split.pop(0) if split and not device["host"] else ""
         cells = [name, str(device["node"]), str(device["device"]), _layers(device), *_sizes(device)]
-        rows.append([*cells, _free(device.get("free_bytes")), part, ports.pop(device["node"], "")])
+        rows.append([*cells, _free(device["free_bytes"]), part, ports.pop(device["node"], "")])
         name = ""
-    if instance.get("host_memory") and len(offloaded) == len(instance["devices"]):
+    if len(offloaded) == len(instance["devices"]):
         # None of its devices is the head's own memory, which llama-server takes nevertheless.
         sizes = _sizes(instance["host_memory"])
-        rows.append([name, str(instance["head"]), "host", "", *sizes, "", "", ports.pop(instance["head"], "")])
+        rows.append([name, str(instance["head"]), "host", "", *sizes, _free(left), "", ports.pop(instance["head"], "")])
     return rows
 
 
 def _sizes(use: Mapping[str, Any]) -> list[str]:
-    return [UNKNOWN if (size := use.get(part + "_bytes")) is None else str(-(-size // MIB)) for part in PARTS]
+    return [UNKNOWN if (size := use[part + "_bytes"]) is None else str(-(-size // MIB)) for part in PARTS]
 
 
 def _free(size: int | None) -> str:
@@ -89,12 +89,15 @@ def _footer(instance: Mapping[str, Any], addresses: Mapping[str, str]) -> list[s
         "" if instance["parallel"] == 1 else "s",
         instance["context"],
     )
-    estimate = "" if instance.get("exact", True) else " Sizes are an estimate: the architecture is not known."
     key = " (with an API key)" if instance["api_key_file"] else ""
     lines = ["%s: %s%s" % (instance["name"], endpoint(instance, addresses), key)]
-    lines += _wrapped("%s. %s%s" % (slots, instance["why"], estimate), 2)
-    for choice in instance.get("choices", []):
-        lines += _wrapped("%s %s: %s" % (choice["what"], choice["chosen"], choice["why"]), 2)
+    lines += _wrapped("%s. %s" % (slots, instance["why"]), 2)
+    for note in instance["notes"]:
+        lines += _wrapped("note: %s" % note, 2)
+    for choice in instance["choices"]:
+        # The most important reason is the instance's own and stands above.
+        why = ": %s" % choice["why"] if choice["why"] != instance["why"] else ""
+        lines += _wrapped("%s %s%s" % (choice["what"], choice["chosen"], why), 2)
         for option in choice["rejected"][:REJECTED]:
             lines += _wrapped("not %s: %s" % (option["option"], option["why"]), 4)
         more = len(choice["rejected"]) - REJECTED
@@ -113,8 +116,17 @@ def _wrapped(text: str, indent: int) -> list[str]:
     return wrapper.wrap(text)
 
 
+def host_free(plan: Mapping[str, Any], instance: Mapping[str, Any]) -> int | None:
+    """Return the bytes that are left of the memory of an instance's head; None where nobody knows."""
+    for device in plan["devices"].get(instance["head"], []):
+        if device["kind"] == "cpu":
+            free: int | None = device["free_bytes"]
+            return free
+    return None
+
+
 def endpoint(instance: Mapping[str, Any], addresses: Mapping[str, str]) -> str:
-    """Return the address at which people reach an instance."""
+    """Return the address at which people reach an instance; ``addresses``: of nodes, where the name is not enough."""
     host = str(instance["host"])
     if host in ("0.0.0.0", "::"):
         host = addresses.get(instance["head"], instance["head"])

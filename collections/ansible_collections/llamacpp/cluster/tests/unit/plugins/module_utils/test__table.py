@@ -35,11 +35,16 @@ def instance(devices, **changes):
         "host_memory": parts(400, 0, 180, 96),
         "workers": [{"node": "node2", "port": 50052}],
         "tensor_split": [27, 26.5],
-        "exact": True,
+        "notes": [],
         "why": "No node has the memory.",
         "choices": [],
     }
     return dict(facts, **changes)
+
+
+def plan(*instances, host_free=190556.5):
+    memory = {"device": "CPU", "kind": "cpu", "free_bytes": None if host_free is None else int(host_free * MIB)}
+    return {"instances": list(instances), "devices": {"node1": [{"kind": "cuda"}, memory]}}
 
 
 @pytest.fixture
@@ -62,12 +67,12 @@ def behemoth():
 
 
 def test_sizes_ports_split_and_reasons(behemoth):
-    assert plan_table({"instances": [behemoth]}, {"node1": "fd00::11"}).splitlines() == [
-        "instance  node   device      layers  model  context  compute  overhead   free  split   port",
-        "--------  -----  ------  ----------  -----  -------  -------  --------  -----  -----  -----",
-        "behemoth  node1  CUDA0    0-26 (27)  15361      432     1108       346  15266     27   8000",
-        "          node2  RPC0    27-80 (54)  15180      432      790       346  15764   26.5  50052",
-        "          node1  host                  400        0      180        96",
+    assert plan_table(plan(behemoth), {"node1": "fd00::11"}).splitlines() == [
+        "instance  node   device      layers  model  context  compute  overhead    free  split   port",
+        "--------  -----  ------  ----------  -----  -------  -------  --------  ------  -----  -----",
+        "behemoth  node1  CUDA0    0-26 (27)  15361      432     1108       346   15266     27   8000",
+        "          node2  RPC0    27-80 (54)  15180      432      790       346   15764   26.5  50052",
+        "          node1  host                  400        0      180        96  190556",
         "(sizes in MiB)",
         "",
         "behemoth: http://[fd00::11]:8000/v1 (with an API key)",
@@ -82,7 +87,7 @@ def test_sizes_ports_split_and_reasons(behemoth):
 
 def test_the_heads_own_memory_is_told_once():
     devices = [device("node1", "CPU", [0, 7], 101, 64, 30, 90, host=True), device("node2", "RPC0", [8, 24], 1, 1, 1, 1)]
-    lines = plan_table({"instances": [instance(devices, tensor_split=[1])]}).splitlines()
+    lines = plan_table(plan(instance(devices, tensor_split=[1]))).splitlines()
     assert [line.split()[0] for line in lines[2:4]] == ["behemoth", "node2"]
     assert lines[4] == "(sizes in MiB)"
     # A single device takes all that is offloaded: there is nothing to split.
@@ -92,25 +97,32 @@ def test_the_heads_own_memory_is_told_once():
 def test_what_is_unknown_is_a_question_mark():
     unknown = dict(device("node1", "CUDA0", None, None, None, None, None, free=None), n_layers=None)
     item = instance([unknown], workers=[], host_memory=parts(None, None, None, None))
-    lines = plan_table({"instances": [item]}).splitlines()
+    lines = plan_table(plan(item, host_free=None)).splitlines()
     assert lines[2].split() == ["behemoth", "node1", "CUDA0", "?", "?", "?", "?", "?", "?", "8000"]
 
 
 def test_a_device_without_layers():
-    lines = plan_table({"instances": [instance([device("node1", "CUDA0", None, 0, 0, 9, 9)])]}).splitlines()
+    lines = plan_table(plan(instance([device("node1", "CUDA0", None, 0, 0, 9, 9)]))).splitlines()
     assert lines[2].split()[:4] == ["behemoth", "node1", "CUDA0", "none"]
 
 
-def test_an_estimate_says_so(behemoth):
-    assert "estimate" not in plan_table({"instances": [behemoth]})
-    assert "Sizes are an estimate" in plan_table({"instances": [dict(behemoth, exact=False)]})
+def test_notes_are_told(behemoth):
+    behemoth["notes"] = ["the compute buffers are a bound, the rest is exact"]
+    assert "  note: the compute buffers are a bound, the rest is exact" in plan_table(plan(behemoth)).splitlines()
+
+
+def test_a_reason_is_told_once(behemoth):
+    choice = {"what": "strategy", "chosen": "RPC", "why": behemoth["why"], "rejected": []}
+    behemoth["choices"] = [choice]
+    lines = plan_table(plan(behemoth)).splitlines()
+    assert lines[-2:] == ["  3 slots of 4096 tokens. No node has the memory.", "  strategy RPC"]
 
 
 def test_it_fits_into_a_terminal(behemoth):
     words = "There are many reasons, and every one of them takes a whole sentence of its own. " * 5
     behemoth["choices"][0]["why"] = behemoth["why"] = words
     behemoth["name"] = behemoth["devices"][0]["node"] = "gpu001.example"
-    assert max(map(len, plan_table({"instances": [behemoth]}).splitlines())) <= 120
+    assert max(map(len, plan_table(plan(behemoth)).splitlines())) <= 120
 
 
 def test_nothing_declared():
