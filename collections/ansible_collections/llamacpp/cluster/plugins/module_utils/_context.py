@@ -140,6 +140,9 @@ def resolve(model: ModelFacts, settings: Settings) -> Context:
         if n_ctx_seq == 0:
             raise Refused("ctx_size", "nothing is left for each of %d slots" % parallel, settings.ctx_size)
         n_ctx = n_ctx_seq * parallel
+        if h.architecture == "t5" and parallel > 1:
+            # Its position bias has no dimension for streams: GGML_ASSERT(ggml_can_repeat) when graphs are reserved.
+            raise Refused("kv_unified", "t5 cannot split its cache over %d slots; write true" % parallel, "false")
     n_tokens = min(n_ctx, n_ubatch)
     rows = parallel * (1 + settings.draft_max)
     if settings.logits == "fit_params" or settings.embedding or h.architecture in ("t5", "t5encoder"):
@@ -238,7 +241,8 @@ def _caches(h: Hparams, context: Context) -> tuple[Cache, ...]:
     arch = h.architecture
     every = range(h.n_layer_all)
     trunk = range(h.n_layer)
-    if arch in NO_MEMORY:
+    if arch in NO_MEMORY or arch == "gemma4-assistant":
+        # The assistant looks into the cache of the model that it drafts for (layer_share_cb).
         return ()
     if arch == "deepseek4":
         return _deepseek4(h, context)
