@@ -361,10 +361,10 @@ def static() -> Plan:
     plan = v100s()
     (item,) = plan["instances"]
     unknown = {f"{part}_bytes": None for part in (*PARTS, "total")}
-    item["exact"] = None
+    item["exact"] = False
     item["choices"] = item["alternatives"] = []
     item["model"] |= {"bytes": None, "architecture": None, "n_layers": None}
-    item["host_memory"] = unknown
+    item["host_memory"] = None
     for taken in item["devices"]:
         taken |= unknown | {"layers": None, "n_layers": None, "free_bytes": None}
     for device in [device for found in plan["devices"].values() for device in found]:

@@ -52,7 +52,7 @@ def _rows(instance: Mapping[str, Any], left: int | None) -> list[list[str]]:
         cells = [name, str(device["node"]), str(device["device"]), _layers(device), *_sizes(device)]
         rows.append([*cells, _free(device["free_bytes"]), part, ports.pop(device["node"], "")])
         name = ""
-    if len(offloaded) == len(instance["devices"]):
+    if instance["host_memory"] and len(offloaded) == len(instance["devices"]):
         # None of its devices is the head's own memory, which llama-server takes nevertheless.
         sizes = _sizes(instance["host_memory"])
         rows.append([name, str(instance["head"]), "host", "", *sizes, _free(left), "", ports.pop(instance["head"], "")])

@@ -96,9 +96,15 @@ def test_the_heads_own_memory_is_told_once():
 
 def test_what_is_unknown_is_a_question_mark():
     unknown = dict(device("node1", "CUDA0", None, None, None, None, None, free=None), n_layers=None)
-    item = instance([unknown], workers=[], host_memory=parts(None, None, None, None))
-    lines = plan_table(plan(item, host_free=None)).splitlines()
+    item = instance([unknown], workers=[], host_memory=None)
+    lines = plan_table(plan(item)).splitlines()
     assert lines[2].split() == ["behemoth", "node1", "CUDA0", "?", "?", "?", "?", "?", "?", "8000"]
+    assert lines[3] == "(sizes in MiB)"
+
+
+def test_a_node_that_tells_nothing_of_its_memory(behemoth):
+    lines = plan_table(plan(behemoth, host_free=None)).splitlines()
+    assert lines[4].split() == ["node1", "host", "400", "0", "180", "96", "?"]
 
 
 def test_a_device_without_layers():
