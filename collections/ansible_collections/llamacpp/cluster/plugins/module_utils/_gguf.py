@@ -362,11 +362,12 @@ def _tensor(cursor: Cursor, raw_name: bytes) -> Tensor:
         raise cursor.fail("tensor type %d is unknown: no type of llama.cpp, or one newer than b11434" % kind, start)
     tensor_type = TENSOR_TYPES[kind]
     try:
-        nbytes = tensor_type.row_bytes(shape[0]) * (elements // shape[0]) if elements else 0
+        row = tensor_type.row_bytes(shape[0])
     except ValueError as error:
         raise cursor.fail(str(error), start) from error
     if elements // tensor_type.block_elements > _SIZE_MAX // tensor_type.block_bytes:
         raise cursor.fail("dimensions %r have more bytes than 64 bits can count" % (shape,), start)
+    nbytes = row * (elements // shape[0]) if elements else 0
     return Tensor(name, shape, tensor_type.name, cursor.number(U64), nbytes)
 
 
