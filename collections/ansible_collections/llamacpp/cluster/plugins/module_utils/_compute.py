@@ -40,6 +40,9 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import 
 _OFFLOADS = ("cuda", "rocm", "vulkan", "sycl", "metal")
 # LLM_FFN_EXPS_REGEX (common/common.h): what --cpu-moe and --n-cpu-moe keep in the head's memory.
 _EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")
+# Tensors that are not of a block: in the head's memory always, and created for layer 0 (LLM_TENSOR_INFOS).
+_AT_HOST = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.")
+_FIRST_LAYER = ("token_embd_norm.", "per_layer_model_proj.", "per_layer_proj_norm.", "hrm.z_l_init")
 _CUDA = ("cuda", "rocm")
 # How often a pattern of layers stays, for the allocator to come to its rhythm; and how long one may be.
 _REPEATS = 6
@@ -236,8 +239,12 @@ def _blocks(
         }
     outside = {}
     for name, group in tables.layers.get(-1, {}).items():
-        at_host = name.startswith(("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd."))
-        outside[name] = Weight(_four(group.shape), group.nbytes, place.cpu if at_host else place.output)
+        backend = place.output
+        if name.startswith(_AT_HOST):
+            backend = place.cpu
+        elif name.startswith(_FIRST_LAYER):
+            backend = layers[0].backend
+        outside[name] = Weight(_four(group.shape), group.nbytes, backend)
     if "output.weight" not in outside and "token_embd.weight" in outside:
         table = outside["token_embd.weight"]
         outside["output.weight"] = Weight(table.ne, table.nbytes, place.output)

@@ -270,7 +270,7 @@ class Operations:
         self, tensor: Tensor, layer: int, name: str | None, rms: bool | None = None, pinned: bool = True
     ) -> Tensor:
         """build_norm: over the first dimension, with weight and bias where there are any."""
-        weight = self.w(layer, name + ".weight") if name else None
+        weight = (self.w(layer, name + ".weight") or self.w(layer, name)) if name else None
         bias = self.w(layer, name + ".bias") if name else None
         made = self.like("rms_norm" if (self.rms if rms is None else rms) else "norm", tensor)
         if pinned and layer >= 0 and (weight is not None or bias is not None):

@@ -22,14 +22,15 @@ class Traits:
     token rows alone or all. ``norm_embedding``: they are normalised, with this weight ("" for
     none). ``before_attention``: the norm; ``None`` for none, "" for one without a weight.
     ``rope``: queries and keys are rotated in "all" layers, in "none", in those that slide ("swa"),
-    or in all but every fourth ("step"). ``norm_late``: queries and keys are normalised after that;
+    in all but every fourth ("step"), or in the model with 32 layers ("7b"). ``norm_late``: queries and keys are normalised after that;
     ``norm_flat``: before they are divided into heads. ``scale_queries``. ``sinks``: attention sinks.
     ``gate``: attention is gated by a projection, made "before" or "after" it. ``cached``: False
     where there is no cache. ``post_attention``, ``before_ffn``, ``post_ffn``: names of norms.
     ``pick``: where the rows of the output are taken out: in the last "layer", "before" the last
     norm, "after" it. ``hidden``: the state that drafting needs is kept, "before" or "after" the
     last norm. ``gating``, ``norm_weights``, ``weight_scale``: of experts; ``None``: as the file
-    says. ``shared_first``: what all experts share comes first. ``relu_squared``. ``residual_scale``,
+    says. ``dense``: experts are not used even if there are any. ``residual_first``: in the last sum
+    of a layer. ``shared_first``: what all experts share comes first. ``relu_squared``. ``residual_scale``,
     ``logit_scale``, ``softcap``.
     """
 
@@ -56,6 +57,8 @@ class Traits:
     weight_first: bool = False
     shared_first: bool = False
     relu_squared: bool = False
+    dense: bool = False
+    residual_first: bool = False
     residual_scale: bool = False
     logit_scale: bool = False
     softcap: bool = False
@@ -88,7 +91,7 @@ def mixture(b: Blocks, t: Traits, layer: int, cur: Tensor) -> Tensor:
 
 def feed_forward(b: Blocks, t: Traits, layer: int, cur: Tensor) -> Tensor:
     """One or the other, as the layer's tensors say."""
-    if b.has(layer, "ffn_gate_inp.weight"):
+    if b.has(layer, "ffn_gate_inp.weight") and not t.dense:
         return mixture(b, t, layer, cur)
     return b.ffn(layer, cur, relu_squared=t.relu_squared)
 
@@ -96,6 +99,8 @@ def feed_forward(b: Blocks, t: Traits, layer: int, cur: Tensor) -> Tensor:
 def _rotates(b: Blocks, t: Traits, layer: int) -> bool:
     if t.rope == "swa":
         return b.hp.swa[layer] or not b.hp.has_swa
+    if t.rope == "7b":
+        return b.hp.n_layer == 32
     if t.rope == "step":
         return (layer + 1) % 4 != 0
     return t.rope == "all"
@@ -103,10 +108,11 @@ def _rotates(b: Blocks, t: Traits, layer: int) -> bool:
 
 def heads(b: Blocks, t: Traits, layer: int, cur: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, normalised and rotated."""
-    q, k, v = b.qkv(layer, cur, normed=("attn_q_norm", "attn_k_norm") if t.norm_flat else None)
+    flat = t.norm_flat and b.has(layer, "attn_q_norm.weight")
+    q, k, v = b.qkv(layer, cur, normed=("attn_q_norm", "attn_k_norm") if flat else None)
     made = []
     for part, name in ((q, "attn_q_norm"), (k, "attn_k_norm")):
-        normed = b.has(layer, name + ".weight") and not t.norm_flat
+        normed = b.has(layer, name + ".weight") and not flat
         if normed and not t.norm_late:
             part = b.norm(part, layer, name)
         if _rotates(b, t, layer):
@@ -158,7 +164,7 @@ def start(b: Blocks, t: Traits) -> Tensor:
     return cur
 
 
-def finish(b: Blocks, t: Traits, cur: Tensor, norm: str = "output_norm") -> None:
+def finish(b: Blocks, t: Traits, cur: Tensor, norm: str = "output_norm") -> Tensor:
     """The last norm and the logits."""
     if t.hidden == "before":
         cur.is_output = True
@@ -169,7 +175,7 @@ def finish(b: Blocks, t: Traits, cur: Tensor, norm: str = "output_norm") -> None
         cur.is_output = True
     if t.pick == "after":
         (cur,) = b.pick(cur)
-    b.head(cur, t.softcap, t.logit_scale)
+    return b.head(cur, t.softcap, t.logit_scale)
 
 
 def optional_norm(b: Blocks, cur: Tensor, layer: int, name: str | None) -> Tensor:
@@ -202,7 +208,7 @@ def transformer(b: Blocks, t: Traits) -> None:
         cur = feed_forward(b, t, layer, optional_norm(b, residual, layer, t.before_ffn))
         if t.post_ffn:
             cur = b.norm(cur, layer, t.post_ffn)
-        cur = add_residual(b, t, cur, residual)
+        cur = b.add(residual, cur) if t.residual_first else add_residual(b, t, cur, residual)
     finish(b, t, cur)
 
 
@@ -221,7 +227,9 @@ def parallel(b: Blocks, t: Traits) -> None:
         cur = feed_forward(b, t, layer, before)
         if b.has(layer, "ffn_gate_inp.weight") and b.has(layer, "ffn_up_shexp.weight"):
             cur = b.scale(cur)
-        if b.hp.architecture in ("phi2", "plamo", "falcon"):
+        if b.hp.architecture == "phi2":
+            cur = b.add(b.add(attended, cur), residual)
+        elif b.hp.architecture in ("plamo", "falcon"):
             cur = b.add(b.add(cur, attended), residual)
         else:
             cur = b.add(b.add(cur, residual), attended)
@@ -465,7 +473,8 @@ def chameleon(b: Blocks) -> None:
         if swin:
             cur = b.norm(cur, layer, "ffn_norm")
         cur = b.add(cur, residual)
-    finish(b, t, cur)
+    logits = finish(b, t, cur)
+    b.expand(b.like("set", logits, b.new_input("image_tokens", (1,), F32)))
 
 
 def cogvlm(b: Blocks) -> None:

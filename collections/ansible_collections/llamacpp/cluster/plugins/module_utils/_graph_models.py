@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_blocks import Blocks
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_delta import kimi_linear, qwen3next
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_dense import (
     Traits,
     arctic,
@@ -27,13 +28,8 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_dense impo
     talkie,
     transformer,
 )
-from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_hybrid import (
-    deepseek2,
-    falcon_h1,
-    nemotron_h,
-    qwen3next,
-    state_space,
-)
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_hybrid import falcon_h1, granite_hybrid, jamba, lfm2, nemotron_h, plamo2, state_space
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_latent import deepseek2, minicpm3, plm
 
 Builder = Callable[[Blocks], None]
 
@@ -93,8 +89,8 @@ BUILDERS: dict[str, Builder] = {
     "hunyuan-dense": _like_llama(norm_late=True),
     "hunyuan_vl": _like_llama(norm_late=True),
     "hunyuan-moe": _like_llama(norm_late=True, shared_first=True, **_SOFTMAX),
-    "phi3": _like_llama(scale_queries=True, **_SOFTMAX),
-    "phimoe": _like_llama(scale_queries=True, **_SOFTMAX),
+    "phi3": _like_llama(scale_queries=True, residual_first=True, **_SOFTMAX),
+    "phimoe": _like_llama(scale_queries=True, residual_first=True, **_SOFTMAX),
     "orion": _like_llama(**_LAYER_NORM),
     "starcoder2": _like_llama(**_LAYER_NORM),
     "olmo": _like_llama(before_attention="", before_ffn="", **_LAYER_NORM),
@@ -106,7 +102,8 @@ BUILDERS: dict[str, Builder] = {
     "nemotron": _like_llama(relu_squared=True, **_LAYER_NORM),
     "mpt": _like_llama(rope="none", norm_flat=True, **_LAYER_NORM),
     "bloom": _like_llama(rope="none", norm_embedding="token_embd_norm", **_LAYER_NORM),
-    "baichuan": _like_llama(),
+    "baichuan": _like_llama(rope="7b"),
+    "refact": _like_llama(rope="none", dense=True),
     "gemma": _like_llama(scale_embedding=True, scale_queries=True),
     "gemma2": _like_llama(scale_embedding=True, scale_queries=True, softcap=True, **_POST_NORMS),
     "gemma3": _like_llama(scale_tokens=True, scale_queries=True, **_POST_NORMS),
@@ -183,7 +180,18 @@ BUILDERS: dict[str, Builder] = {
     "mamba2": state_space,
     "nemotron_h": nemotron_h,
     "nemotron_h_moe": nemotron_h,
+    "deepseek2-ocr": deepseek2,
+    "minicpm3": minicpm3,
+    "plm": plm,
     "qwen3next": qwen3next,
+    "qwen35": qwen3next,
+    "qwen35moe": qwen3next,
+    "kimi-linear": kimi_linear,
+    "jamba": jamba,
+    "granitehybrid": granite_hybrid,
+    "plamo2": plamo2,
+    "lfm2": lfm2,
+    "lfm2moe": lfm2,
 }
 
 

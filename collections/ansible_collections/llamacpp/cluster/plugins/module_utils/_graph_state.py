@@ -165,14 +165,72 @@ class Recurrent(Operations):
         return self.op("ssm_scan", (count, 1, 1, 1), states, x, dt, self.need(layer, "ssm_a"), b, c, ids)
 
     def delta_net(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, beta: Tensor, states: Tensor, state: Tensor
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, beta: Tensor, states: Tensor, state: Tensor,
+        contiguous: bool = False,
     ) -> Tensor:
         """build_recurrent_attn with the fused operation: outputs, and the state goes back."""
         size, heads, steps, seqs = v.ne
         made = self.op("gated_delta_net", (size * heads, steps * seqs + size * seqs, 1, 1), q, k, v, gate, beta, state)
         line = 4 * size
         output = self.view("view", made, v.ne, (4, line, line * heads, line * heads * steps))
+        if contiguous:
+            output = self.cont(output)
         square = line * size
         new = self.view("view", made, (size, size, heads, seqs), (4, line, square, square * heads))
         self.write_state(new, self.view("view", states, (states.ne[0], seqs, 1, 1), states.nb))
         return output
+
+    def mamba_heads(self, layer: int, cur: Tensor) -> Tensor:
+        """build_plamo2_mamba_layer: heads with one decay each, and rates of low rank."""
+        seqs, steps = self.batch.sequences, self.n_seq_tokens
+        conv, inner, size = self.key("ssm.conv_kernel"), self.key("ssm.inner_size"), self.key("ssm.state_size")
+        heads, groups = self.key("ssm.time_step_rank"), self.key("ssm.group_count")
+        head, rank = inner // max(heads, 1), self.need(layer, "ssm_dt.weight").ne[0]
+        states_r = self.state(layer, "r", self.hp.n_embd_r)
+        states_s = self.state(layer, "s", self.hp.n_embd_s)
+        before = self.reshape(self.read_state(states_r), conv - 1, inner + 2 * groups * size, seqs)
+        cur = self.reshape(cur, cur.ne[0], steps, seqs)
+        both = self.permute(self.linear(layer, "ssm_in", cur), 0, 2, 1, 3)
+        both = self.cont(both, 2 * head, heads, steps, seqs)
+        x = self.cont(self.columns(both, head, heads, steps, seqs), inner, steps, seqs)
+        z = self.columns(both, head, heads, steps, seqs)
+        x = self.unary(self._convolve(layer, before, x, states_r))
+        rates = self.linear(layer, "ssm_x", x)
+        b = self.norm(self.columns(rates, size, steps, seqs), layer, "ssm_b_norm", rms=True)
+        c = self.norm(self.columns(rates, size, steps, seqs), layer, "ssm_c_norm", rms=True)
+        dt = self.norm(self.columns(rates, rank, steps, seqs), layer, "ssm_dt_norm", rms=True)
+        dt = self.linear(layer, "ssm_dt", dt)
+        x = self.reshape(x, head, heads, steps, seqs)
+        b, c = self.reshape(b, size, 1, steps, seqs), self.reshape(c, size, 1, steps, seqs)
+
+        def scan(states: Tensor, ids: Tensor) -> Tensor:
+            return self._scan(layer, self.reshape(states, size, head, heads, self.batch.states), x, dt, b, c, ids)
+
+        y_ssm = self.read_state(states_s, scan)
+        count = inner * size * seqs
+        nb = (4, 4 * count, 4 * count, 4 * count)
+        self.write_state(
+            self.view("view", y_ssm, (count, 1, 1, 1), nb), self.view("view", states_s, (count, 1, 1, 1), nb)
+        )
+        y = self.view("view", y_ssm, x.ne, x.nb)
+        y = self.add(y, self.mul(x, self.need(layer, "ssm_d")))
+        y = self.reshape(self.glu(self.cont(z), y), inner, steps, seqs)
+        cur = self.linear(layer, "ssm_out", y)
+        return self.reshape(cur, cur.ne[0], self.nt)
+
+    def short_convolution(self, layer: int, cur: Tensor) -> Tensor:
+        """build_shortconv_block of lfm2: a gate before, a convolution, and a gate after."""
+        seqs, steps, width = self.batch.sequences, self.n_seq_tokens, self.hp.n_embd
+        kept = max(self.key("shortconv.l_cache") - 1, 0)
+        states = self.state(layer, "r", self.hp.n_embd_r)
+        cur = self.reshape(cur, cur.ne[0], steps, seqs)
+        parts = self.linear(layer, "shortconv.in_proj", cur)
+        b, c, x = (self.columns(parts, width, steps, seqs) for _ in range(3))
+        bx = self.transpose(self.mul(b, x))
+        before = self.reshape(self.read_state(states), kept, width, seqs)
+        joined = self.concat(before, bx)
+        last = self.view("view", joined, (kept, width, seqs, 1), joined.nb)
+        self.write_state(last, self.view("view", states, (kept * width, seqs, 1, 1), states.nb))
+        out = self.op("ssm_conv", (width, steps, seqs, 1), joined, self.need(layer, "shortconv.conv.weight"))
+        cur = self.linear(layer, "shortconv.out_proj", self.mul(c, out))
+        return self.reshape(cur, cur.ne[0], self.nt)
