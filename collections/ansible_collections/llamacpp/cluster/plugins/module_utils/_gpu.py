@@ -66,7 +66,7 @@ def error_text(error: NvmlError) -> str:
 
 def normal_pci_id(bus_id: str) -> str:
     """Return NVML's ``00000000:3B:00.0`` as the kernel and ``lspci -D`` write it: ``0000:3b:00.0``."""
-    domain, _, rest = bus_id.lower().partition(":")
+    domain, rest = bus_id.lower().split(":", 1)
     return "%04x:%s" % (int(domain, 16), rest)
 
 
@@ -239,7 +239,7 @@ def _nvlink_matrix(nvml: Nvml, gpus: list[dict[str, Any]], handles: list[Handle]
 
     Through a switch every GPU reaches every other with all of its links at once, as ``nvidia-smi topo -m`` counts.
     """
-    matrix = [[0] * len(gpus) for _ in gpus]
+    matrix = [[0] * len(gpus) for _row in gpus]
     for row, gpu in enumerate(gpus):
         for column, peer in enumerate(gpus):
             if row == column:
@@ -276,7 +276,7 @@ def _of_pair(nvml: Nvml, function: str, *arguments: Handle | int) -> Any:
 
 def _topology(nvml: Nvml, handles: list[Handle]) -> list[list[str | None]]:
     """Return the way between each pair of GPUs over PCIe and CPUs, in the words of ``nvidia-smi topo -m``."""
-    rows: list[list[str | None]] = [[None] * len(handles) for _ in handles]
+    rows: list[list[str | None]] = [[None] * len(handles) for _row in handles]
     for row, one in enumerate(handles):
         for column, other in enumerate(handles):
             if row == column:

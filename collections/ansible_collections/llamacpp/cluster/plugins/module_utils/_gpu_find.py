@@ -118,7 +118,7 @@ def _complete_smi(run: Run, gpus: list[dict[str, Any]], driver: str | None) -> d
     topology = run("nvidia-smi", "topo", "-m") if len(gpus) > 1 else None
     links, ways = _gpu_smi.matrices(topology.out) if topology is not None and not topology.code else ([], [])
     if len(links) != len(gpus):
-        links, ways = [[0] * len(gpus) for _ in gpus], [[None] * len(gpus) for _ in gpus]
+        links, ways = [[0] * len(gpus) for _row in gpus], [[None] * len(gpus) for _row in gpus]
     for gpu, row in zip(gpus, links):
         gpu["processes"] = users.get(gpu["uuid"], [])
         gpu["nvlink"]["peers"] = [peer["index"] for peer, count in zip(gpus, row) if count]
@@ -144,9 +144,10 @@ def _why_none(tree: Tree) -> list[str]:
 def devices(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what of :func:`find`'s answer a plan places models on: GPUs, and MIG instances in place of their GPU.
 
-    ``kind`` (always V(cuda)), ``name``, ``index``, ``memory_bytes`` (that CUDA can give), ``free_bytes``, ``compute_capability``,
-    ``uuid`` (for CUDA_VISIBLE_DEVICES), ``pci_id``, ``numa_node``, ``nvlink`` (indices of devices that NVLinks join
-    it to), ``nvlinks`` (how many to each), ``mig`` (index of the GPU that it is a part of, or None).
+    ``kind`` (always V(cuda)), ``name``, ``index``, ``memory_bytes`` (that CUDA can give), ``free_bytes``,
+    ``compute_capability``, ``uuid`` (for CUDA_VISIBLE_DEVICES), ``pci_id``, ``numa_node``, ``nvlink`` (indices of the
+    devices that NVLinks join it to), ``nvlinks`` (how many to each), ``mig`` (index of the GPU that it is a part of,
+    or None).
 
     Raises :class:`GpuError` for a GPU that does not work or that no model may use.
     """

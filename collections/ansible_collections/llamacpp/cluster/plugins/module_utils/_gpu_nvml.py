@@ -12,10 +12,12 @@ from __future__ import annotations
 import base64
 import ctypes
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import re
 import sys
+import types
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -222,11 +224,10 @@ def load_pynvml(path: str | None = None) -> Any | None:
         return importlib.import_module("pynvml")
     if path is None or not os.path.isfile(path):
         return None
-    spec = importlib.util.spec_from_file_location("pynvml", path)
-    assert spec is not None and spec.loader is not None, path  # A .py file always has both.
-    module = importlib.util.module_from_spec(spec)
+    loader = importlib.machinery.SourceFileLoader("pynvml", path)
+    module = types.ModuleType("pynvml")
     sys.modules["pynvml"] = module  # pynvml looks itself up while it is imported.
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     return module
 
 

@@ -92,7 +92,7 @@ def vulkan(text: str) -> list[dict[str, Any]]:
     Memory is what llama.cpp counts (ggml-vulkan.cpp, ggml_backend_vk_get_device_memory, b11434): heaps that are local
     to the device; ``free`` is their budget less what is used, or None where the driver does not know.
     """
-    _, _, devices = text.partition("Device Properties and Extensions:")
+    devices = text.partition("Device Properties and Extensions:")[2]
     parts = re.split(r"^GPU(\d+):\s*$", devices, flags=re.MULTILINE)
     return [_vulkan_device(int(index), block) for index, block in zip(parts[1::2], parts[2::2])]
 
@@ -117,8 +117,8 @@ def _vulkan_device(index: int, block: str) -> dict[str, Any]:
 def _heaps(block: str) -> dict[str, int | None]:
     total = free = 0
     known = True
-    _, _, text = block.partition("memoryHeaps:")
-    for heap in re.split(r"memoryHeaps\[\d+\]:", text.partition("memoryTypes:")[0])[1:]:
+    text = block.partition("memoryHeaps:")[2].partition("memoryTypes:")[0]
+    for heap in re.split(r"memoryHeaps\[\d+\]:", text)[1:]:
         if "MEMORY_HEAP_DEVICE_LOCAL_BIT" not in heap:
             continue
         sizes = {key: int(value) for key, value in re.findall(r"(size|budget|usage)\s+= (\d+)", heap)}

@@ -25,10 +25,7 @@ _CGROUP_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/uni
 def units(text: str, names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Read ``systemctl show -p MainPID,ControlGroup -- NAMES``, a block a name in their order: properties by name."""
     blocks = text.strip().split("\n\n")
-    return {
-        name: {key: value for key, _, value in (line.partition("=") for line in block.splitlines())}
-        for name, block in zip(names, blocks)
-    }
+    return {name: dict(re.findall(r"^(\w+)=(.*)$", block, re.MULTILINE)) for name, block in zip(names, blocks)}
 
 
 def unit_pids(unit: Mapping[str, str], tree: Tree) -> list[int]:
