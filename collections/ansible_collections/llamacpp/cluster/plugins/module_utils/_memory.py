@@ -13,20 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._bound import bound
+from ansible_collections.llamacpp.cluster.plugins.module_utils._compute import ComputeBuffers, compute_buffers
 from ansible_collections.llamacpp.cluster.plugins.module_utils._context import Context, layer_context, resolve
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_models import builder_for
 from ansible_collections.llamacpp.cluster.plugins.module_utils._hparams import hparams, per_model
-from ansible_collections.llamacpp.cluster.plugins.module_utils._memory_old import (
-    CUDA_PROCESS_BYTES,
-    Demand,
-    RoughBuffers,
-    Setting,
-    cells_per_slot,
-    compute_buffers,
-    compute_bytes,
-    demands,
-    kv_layer_bytes,
-    padded_context,
-)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._overhead import Overhead, process_overhead
 from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import (
@@ -40,26 +31,16 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._tensor_split imp
 from ansible_collections.llamacpp.cluster.plugins.module_utils._weights import layer_weights, model_bytes, place
 
 __all__ = (
-    "CUDA_PROCESS_BYTES",
     "HOST",
-    "Demand",
     "Estimate",
     "LayerCosts",
     "MemoryDevice",
     "Refused",
-    "Setting",
     "Settings",
     "Usage",
-    "cells_per_slot",
-    "compute_bytes",
-    "demands",
     "estimate",
-    "kv_layer_bytes",
     "layer_costs",
-    "padded_context",
 )
-
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -133,7 +114,8 @@ def estimate(model: ModelFacts, devices: Sequence[MemoryDevice], settings: Setti
     placed = place(model, devices, settings)
     weights, at_host = model_bytes(model, devices, settings, placed)
     caches, cache_at_host = _context_bytes(model, context, devices, placed)
-    compute = compute_buffers(model, placed, devices, settings, context)
+    buffers_of = compute_buffers if builder_for(model.architecture) else bound
+    compute = buffers_of(model, placed, devices, settings, context)
     buffers = list(compute.devices)
     together = offload_devices(devices, settings)
     parallel = settings.split_mode == "tensor" and len(together) > 1
@@ -206,7 +188,7 @@ def _spread(
     return weights, caches
 
 
-def _notes(model: ModelFacts, compute: RoughBuffers, parallel: bool) -> list[str]:
+def _notes(model: ModelFacts, compute: ComputeBuffers, parallel: bool) -> list[str]:
     if not hparams(model).known:
         return [
             "llama.cpp b11434 does not know the architecture %s: weights are exact, the context follows its keys, "

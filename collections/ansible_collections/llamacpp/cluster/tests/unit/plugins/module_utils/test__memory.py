@@ -1,86 +1,145 @@
 # Copyright: (c) 2026, the llamacpp.cluster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Estimates, against what llama-server b11434 allocated for real-size models (MiB, CPU devices behind RPC)."""
+"""The façade: that its parts land where they belong. Figures are compared with llama.cpp's in tests/fit."""
 
 from __future__ import annotations
 
 import pytest
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._memory import (
-    MIB,
-    Setting,
-    cells_per_slot,
-    compute_bytes,
-    demands,
-    kv_layer_bytes,
-)
-from ansible_collections.llamacpp.cluster.tests.unit.builders import model
-
-LLAMA_8B = model(
-    32, n_embd=4096, n_ff=14336, n_head=32, n_head_kv=(8,) * 32, key_length=128, value_length=128, n_vocab=128256
-)
+from ansible_collections.llamacpp.cluster.plugins.module_utils._compute import compute_buffers
+from ansible_collections.llamacpp.cluster.plugins.module_utils._context import resolve
+from ansible_collections.llamacpp.cluster.plugins.module_utils._memory import estimate, layer_costs
+from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts, TensorGroup
+from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import HOST, MemoryDevice, Refused, Settings
+from ansible_collections.llamacpp.cluster.tests.unit.builders import GIB, MIB, model
 
 
-def setting(
-    context: int = 32768, parallel: int = 1, ubatch: int = 512, k: str = "f16", v: str = "f16", flash: bool = True
-) -> Setting:
-    return Setting(context, parallel, ubatch, k, v, flash)
+def llama(n_layers: int = 4, **changes) -> ModelFacts:
+    """Return a llama of 1024 wide layers with what its graph needs, in half precision."""
+    layers = tuple(range(n_layers))
+    shapes = {
+        "attn_norm": (1024,),
+        "attn_q": (1024, 1024),
+        "attn_k": (1024, 512),
+        "attn_v": (1024, 512),
+        "attn_output": (1024, 1024),
+        "ffn_norm": (1024,),
+        "ffn_gate": (1024, 4096),
+        "ffn_up": (1024, 4096),
+        "ffn_down": (4096, 1024),
+    }
+    groups = [_group("blk.*.%s.weight" % name, layers, shape) for name, shape in shapes.items()]
+    outside = {"token_embd": (1024, 32000), "output_norm": (1024,), "output": (1024, 32000)}
+    groups += [_group("%s.weight" % name, (), shape) for name, shape in outside.items()]
+    return model(n_layers, tensor_groups=tuple(groups), **dict({"architecture": "llama"}, **changes))
 
 
-@pytest.mark.parametrize(
-    ("wanted", "mib"),
-    [
-        (setting(), 4096),
-        (setting(4096), 512),
-        (setting(131072), 16384),
-        (setting(8192, 4), 4096),
-        (setting(k="q8_0", v="q8_0"), 2176),
-        (setting(k="q4_0", v="q4_0"), 1152),
-        (setting(k="q8_0"), 3136),
-    ],
-)
-def test_context_of_llama_8b(wanted, mib):
-    assert sum(kv_layer_bytes(LLAMA_8B, wanted)) == mib * MIB
+def _group(name, layers, shape):
+    one = len(shape) == 1
+    size = (4 if one else 2) * shape[0] * (1 if one else shape[1])
+    return TensorGroup(name, layers, shape, "F32" if one else "F16", size)
 
 
-def test_slots_are_rounded_up_to_256_tokens():
-    # llama-server -c 10000 -np 3 has slots of 3584 tokens: 10000 -> 10240, a third of it -> 3584.
-    assert cells_per_slot(4096, 3) == 4096
-    assert cells_per_slot(3333, 3) == 3584
-    assert cells_per_slot(1, 1) == 256
+LAYER = 2 * 1024 * (2 * 1024 + 2 * 512 + 3 * 4096) + 2 * 4096
+EMBEDDING = 2 * 1024 * 32000
+CUDA = MemoryDevice("CUDA0", "cuda", 24 * GIB, 24 * GIB, "9.0")
+OTHER = MemoryDevice("CUDA1", "cuda", 24 * GIB, 24 * GIB, "9.0")
+WORKER = MemoryDevice("RPC0", "rpc", 24 * GIB, 24 * GIB)
+MEMORY = MemoryDevice("CPU", "cpu", 64 * GIB, 64 * GIB)
 
 
-def test_layers_without_attention_have_no_cache():
-    hybrid = model(2, n_head_kv=(0, 8), key_length=128, value_length=128)
-    assert kv_layer_bytes(hybrid, setting(256)) == [0, 256 * 2 * 8 * 128 * 2]
+def test_one_device():
+    found = estimate(llama(), [CUDA], Settings(ctx_size=4096))
+    (usage,) = found.devices
+    assert (usage.name, usage.model, usage.context) == ("CUDA0", 4 * LAYER + EMBEDDING + 4096, 4 * 4096 * 2 * 512 * 2)
+    assert usage.total == usage.model + usage.context + usage.compute + usage.overhead
+    assert found.host.model == EMBEDDING
+    assert (found.layers, found.n_ctx, found.n_ctx_slot) == ((0,) * 5, 4096, 4096)
+    assert (found.flash_attn, found.pipeline, found.exact, found.notes) == (True, False, True, ())
 
 
-# One device; the first, the others of several (pipelined); as measured.
-@pytest.mark.parametrize(
-    ("wanted", "first", "logits", "pipelined", "mib"),
-    [
-        (setting(), True, True, False, 148),
-        (setting(4096), True, True, False, 120),
-        (setting(131072), True, True, False, 244),
-        (setting(ubatch=2048), True, True, False, 592),
-        (setting(ubatch=128), True, True, False, 37),
-        (setting(flash=False), True, True, False, 2156),
-        (setting(), True, False, True, 340),
-        (setting(), False, True, True, 300),
-        (setting(8192, 4, 2048), True, False, True, 976),
-        (setting(8192, 4, 2048), False, True, True, 816),
-        (setting(), False, True, False, 132),
-    ],
-)
-def test_compute_of_llama_8b(wanted, first, logits, pipelined, mib):
-    estimate = compute_bytes(LLAMA_8B, wanted, first, logits, pipelined) / MIB
-    assert estimate == pytest.approx(mib, rel=0.04)
+def test_every_part_has_its_own_source():
+    facts, settings = llama(), Settings(ctx_size=4096, ubatch_size=256)
+    found = estimate(facts, [CUDA, OTHER], settings)
+    buffers = compute_buffers(facts, found.layers, [CUDA, OTHER], settings, resolve(facts, settings))
+    assert tuple(usage.compute for usage in found.devices) == buffers.devices
+    assert found.host.compute == buffers.host
+    assert found.pipeline
 
 
-def test_layers_add_up_by_device():
-    toy = model(3, layer=10, output_bytes=7)
-    needs = demands(toy, [0, 0, 1, 1], 2, [1, 2, 4], [100, 200])
-    assert [(need.model, need.context, need.compute, need.total) for need in needs] == [
-        (20, 3, 100, 123),
-        (17, 4, 200, 221),
-    ]
+def test_layers_in_memory_count_there():
+    found = estimate(llama(), [CUDA], Settings(ctx_size=4096, gpu_layers=2))
+    assert found.layers == (HOST, HOST, HOST, 0, 0)
+    assert found.devices[0].model == LAYER + EMBEDDING + 4096
+    assert found.host.model == EMBEDDING + 3 * LAYER
+    assert (found.devices[0].context, found.host.context) == (8 * MIB, 24 * MIB)
+
+
+def test_context_in_memory():
+    found = estimate(llama(), [CUDA], Settings(ctx_size=4096, no_kv_offload=True))
+    assert (found.devices[0].context, found.host.context) == (0, 32 * MIB)
+
+
+def test_a_process_takes_something_on_gpus_and_nothing_on_processors():
+    found = estimate(llama(), [WORKER, CUDA], Settings(ctx_size=4096, tensor_split=(1, 1)))
+    worker, gpu = found.devices
+    assert worker.overhead == 0
+    assert 500 * MIB < gpu.overhead < 1200 * MIB
+
+
+def test_a_worker_with_a_gpu_has_a_process_of_its_own():
+    behind = MemoryDevice("RPC0", "rpc", 24 * GIB, 24 * GIB, "9.0", "node2:50052", "cuda")
+    found = estimate(llama(), [behind], Settings(ctx_size=4096))
+    assert found.devices[0].overhead > 500 * MIB
+
+
+def test_an_unmeasured_gpu_says_so():
+    old = MemoryDevice("CUDA0", "cuda", 24 * GIB, 24 * GIB, "7.0")
+    (note,) = estimate(llama(), [old], Settings(ctx_size=4096)).notes
+    assert "CUDA0 (7.0)" in note
+
+
+def test_memory_as_a_device_shows_the_host():
+    found = estimate(llama(), [MEMORY, CUDA], Settings(ctx_size=4096, gpu_layers=3))
+    assert found.devices[0].name == "CPU"
+    assert found.devices[0].total == found.host.total
+    assert found.layers == (HOST, HOST, 1, 1, 1)
+
+
+def test_logits_are_handed_out_in_memory():
+    assert estimate(llama(), [CUDA], Settings(ctx_size=4096, parallel=4)).host.overhead == 4 * 4 * 32000
+
+
+def test_devices_that_compute_together_have_a_part_of_each_layer():
+    whole = estimate(llama(), [CUDA], Settings(ctx_size=4096))
+    both = estimate(llama(), [CUDA, OTHER], Settings(ctx_size=4096, split_mode="tensor"))
+    first, second = both.devices
+    assert (first.model, first.context, first.compute) == (second.model, second.context, second.compute)
+    assert whole.devices[0].model < 2 * first.model < whole.devices[0].model + 5 * 3 * 4096
+    assert (first.context, first.compute) == (16 * MIB, whole.devices[0].compute)
+    assert not both.exact
+
+
+def test_an_unknown_architecture_is_an_estimate():
+    found = estimate(llama(architecture="llama9000"), [CUDA], Settings(ctx_size=4096))
+    known = estimate(llama(), [CUDA], Settings(ctx_size=4096))
+    assert not found.exact
+    assert "llama9000" in found.notes[0]
+    assert (found.devices[0].model, found.devices[0].context) == (known.devices[0].model, known.devices[0].context)
+    assert found.devices[0].compute >= known.devices[0].compute
+
+
+def test_what_is_refused():
+    with pytest.raises(Refused, match=r"cache_type_v q8_0.*write f16"):
+        estimate(llama(), [CUDA], Settings(cache_type_v="q8_0", flash_attn="off"))
+
+
+def test_costs_of_layers_add_up_to_the_estimate():
+    facts, settings = llama(), Settings(ctx_size=4096)
+    costs = layer_costs(facts, settings)
+    usage = estimate(facts, [CUDA], settings).devices[0]
+    assert sum(costs.layers) == usage.model + usage.context
+    assert costs.layers[0] == LAYER + 8 * MIB
+    assert costs.host == EMBEDDING
+    memory = layer_costs(facts, Settings(ctx_size=4096, no_kv_offload=True))
+    assert (memory.layers[0], memory.host) == (LAYER, EMBEDDING + 32 * MIB)
