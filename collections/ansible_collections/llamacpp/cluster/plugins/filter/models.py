@@ -4,22 +4,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 
-def models_from(instances: Iterable[Mapping[str, Any]], place: str) -> list[dict[str, Any]]:
-    """Select the instances whose model is read on ``place``: controller, or node (its head).
+def models_from(
+    instances: Iterable[Mapping[str, Any]], place: str, kind: str = "file", nodes: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Select what is read of models on ``place``: controller, or node (the head).
 
-    Only ``name``, ``model`` and ``head`` are passed on, so that no API key ends up in a task's result.
+    ``kind``: file for single files, one item a quantisation; hub for repositories. ``nodes``: all
+    nodes, of which a single one is the head where the declaration names none. Only ``name``,
+    ``model``, ``quant`` and ``head`` are passed on, so that no API key ends up in a task's result.
     """
-    selected = []
+    found = []
     for instance in instances:
-        model = instance["model"]
-        if model.get("from", "controller" if "path" in model else "node") == place:
-            nodes = instance.get("nodes") or [None]
-            selected.append({"name": instance["name"], "model": model, "head": instance.get("head", nodes[0])})
-    return selected
+        for quant, model in _sources(instance["model"], kind):
+            head = _head(instance, nodes)
+            where = model.get("from", "controller" if "path" in model else "node")
+            # Before the plan nobody knows the head of an instance that goes anywhere.
+            if (where if head else "controller") == place:
+                found.append({"name": instance["name"], "quant": quant, "model": model, "head": head})
+    return found
+
+
+def _sources(model: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if kind == "hub":
+        if "repo" in model:
+            yield "", dict(model, quants=_names(model.get("quant")))
+    elif "quants" in model:
+        wanted = _names(model.get("quant"))
+        for name, source in model["quants"].items():
+            if not wanted or name in wanted:
+                yield name, {**({"from": model["from"]} if "from" in model else {}), **source}
+    elif "repo" not in model:
+        yield "", model
+
+
+def _names(quant: Any) -> list[str]:
+    """Return the names of wanted quantisations; none for any."""
+    if quant in (None, "auto"):
+        return []
+    return list(quant) if isinstance(quant, (list, tuple)) else [quant]
+
+
+def _head(instance: Mapping[str, Any], known: Sequence[str]) -> str | None:
+    """Return the head that the declaration names, if it names one."""
+    if len(known) == 1:
+        return known[0]
+    if instance.get("replicas"):
+        return None
+    head = instance.get("head")
+    if head and head != "auto":
+        return str(head)
+    nodes = instance.get("nodes")
+    return str(nodes[0]) if nodes and nodes != "auto" else None
 
 
 class FilterModule:

@@ -10,6 +10,7 @@ from typing import Any, Callable
 from ansible_collections.llamacpp.cluster.plugins.module_utils._table import plan_table
 
 # Host variables that say what facts would say otherwise.
+MAX_REPLICAS = 64
 NODE_VARIABLES = ("fabric_address", "devices", "cores")
 
 
@@ -55,13 +56,32 @@ def found_nodes(
 
 
 def found_models(registered: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the results of loops of gguf_info over instances, by instance."""
-    return {
-        result["item"]["name"]: {key: result[key] for key in ("gguf", "msg") if key in result}
-        for loop in registered
-        for result in loop.get("results", [])
-        if not result.get("skipped")
-    }
+    """Return the results of loops of gguf_info and hub_info over :func:`models_from`'s items, by instance.
+
+    Those of a model with several quantisations are gathered as ``quants``.
+    """
+    found: dict[str, Any] = {}
+    for loop in registered:
+        for result in loop.get("results", []):
+            if result.get("skipped"):
+                continue
+            item = result["item"]
+            entry = {key: result[key] for key in ("gguf", "quantisations", "msg") if key in result}
+            if item.get("quant"):
+                found.setdefault(item["name"], {"quants": {}})["quants"][item["quant"]] = entry
+            else:
+                found[item["name"]] = entry
+    return found
+
+
+def instance_names(instances: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names that instances may have: those with replicas have a number each."""
+    names = []
+    for instance in instances:
+        count = instance.get("replicas")
+        numbers = range(1, (MAX_REPLICAS if count == "auto" else int(count)) + 1) if count else ()
+        names += ["%s-%d" % (instance["name"], number) for number in numbers] or [instance["name"]]
+    return names
 
 
 class FilterModule:
@@ -73,6 +93,7 @@ class FilterModule:
             "declared_nodes": declared_nodes,
             "found_models": found_models,
             "found_nodes": found_nodes,
+            "instance_names": instance_names,
             "node_heads": node_heads,
             "node_workers": node_workers,
             "plan_table": plan_table,

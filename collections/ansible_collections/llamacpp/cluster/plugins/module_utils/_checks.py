@@ -29,6 +29,7 @@ _INSTANCE_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,31}$")
 _RELEASE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
 _FILE_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._+@-]*$")
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+_DEVICE = re.compile(r"^(CPU|[A-Z][A-Za-z]*[0-9]+)$")
 _SHA256 = re.compile(r"^[0-9a-fA-F]{64}$")
 
 
@@ -56,6 +57,10 @@ class Fields:
             self.problem(key, str(error), value)
             return default
 
+    def choice(self, key: str, check: Check[T], default: T | None) -> T | None:
+        """Return the checked value of ``key``; None, where the word ``auto`` leaves it to the planner."""
+        return None if self.data.get(key) == "auto" else self.take(key, auto_or(check), default)
+
     def problem(self, key: str, fix: str, value: object = None) -> None:
         """Note a problem with ``key``."""
         self.problems.append(Problem(self.pattern % key, value, fix))
@@ -82,6 +87,23 @@ def whole(low: int, high: int, unit: str, example: int) -> Check[int]:
 
 
 port = whole(1, 65535, "", 8080)
+
+
+def auto_or(check: Check[T]) -> Check[T | None]:
+    """Check for what ``check`` takes, where the word ``auto`` may stand too and a message says so."""
+
+    def checked(value: object) -> T | None:
+        try:
+            return check(value)
+        except Rejected as error:
+            raise Rejected("%s, or auto" % error) from error
+
+    return checked
+
+
+def replicas(value: object) -> int:
+    """Check for a number of replicas; ``auto``, as many as fit, is 0."""
+    return 0 if value == "auto" else auto_or(whole(1, 64, "replica", 2))(value) or 0
 
 
 def one_of(*choices: str) -> Check[str]:
@@ -190,8 +212,6 @@ def node_names(known: Sequence[str]) -> Check[tuple[str, ...]]:
     """Check for a list of nodes of the inventory."""
 
     def check(value: object) -> tuple[str, ...]:
-        if value == "auto":
-            raise Rejected("choosing nodes is not there yet; list the nodes, e.g. [%s]" % ", ".join(known[:3]))
         if not isinstance(value, list):
             raise Rejected("must be a list of nodes, e.g. [%s]" % ", ".join(known[:3]))
         for name in value:
@@ -214,10 +234,30 @@ def node_name(known: Sequence[str]) -> Check[str]:
     return check
 
 
-def gpu_layers(value: object) -> int | str:
-    """Check for a number of layers to put on devices, or ``all``."""
+def indices(value: object) -> tuple[int, ...]:
+    """Check for a list of indices of GPUs."""
+    numbers = value if isinstance(value, list) else [None]
+    if not all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 64 for item in numbers):
+        raise Rejected("must be a list of indices of the GPUs that NVLink joins it with, e.g. [1, 2, 3]")
+    return tuple(sorted(set(numbers)))
+
+
+def device_names(value: object) -> tuple[str, ...]:
+    """Check for llama.cpp's names of devices on their own node."""
+    names = value if isinstance(value, list) else []
+    if not names or not all(isinstance(name, str) and _DEVICE.match(name) for name in names):
+        raise Rejected("must be a list of devices as their node calls them, e.g. [CUDA0, CUDA1]")
+    if len(set(names)) < len(names):
+        raise Rejected("names a device twice; list each once")
+    return tuple(names)
+
+
+def gpu_layers(value: object) -> int | str | None:
+    """Check for a number of layers to put on devices, ``all``, or ``auto``, which leaves it to the planner (None)."""
+    if value == "auto":
+        return None
     if isinstance(value, str) and value != "all" and not value.isdigit():
-        raise Rejected("must be a number of layers or the word all; write e.g. 32")
+        raise Rejected("must be a number of layers, or the word all or auto; write e.g. 32")
     return "all" if value == "all" else whole(0, 100000, "layers", 32)(value)
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# How llama.cpp's backends name their devices (ggml/src/ggml-*/, b11434).
+_BACKENDS = {"cuda": "CUDA", "rocm": "ROCm", "vulkan": "Vulkan"}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -29,56 +32,106 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Model:
-    """Where a model comes from (``path`` or ``url``, read on ``from_``) and its name in the store."""
+class Source:
+    """Where the files of one quantisation come from, and the name of the first in the store.
+
+    ``path`` or ``url``, read on ``from_``. ``checksums``: sha256 by file name, where a hub gave them.
+    """
 
     path: str | None
     url: str | None
     from_: str
     sha256: str | None
     file: str
-    renamed: bool
+    renamed: bool = False
+    checksums: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def source(self) -> dict[str, str]:
+    def where(self) -> str:
+        """Return path or url."""
+        return self.path or self.url or ""
+
+    @property
+    def as_dict(self) -> dict[str, str]:
         """Return it as the plan says it."""
         return {"path": self.path, "from": self.from_} if self.path else {"url": self.url or "", "from": self.from_}
 
 
 @dataclass(frozen=True)
+class Model:
+    """Which model: one ``source``, or several by the name of their quantisation, or a ``repo`` of a hub.
+
+    ``wanted``: names of the quantisations to choose among; empty for any.
+    """
+
+    source: Source | None = None
+    quants: Mapping[str, Source] = field(default_factory=dict)
+    repo: str | None = None
+    revision: str | None = None
+    wanted: tuple[str, ...] = ()
+    from_: str = "node"
+
+    @property
+    def label(self) -> str:
+        """Return what people call it in a message."""
+        if self.source:
+            return self.source.where
+        return self.repo or "one of %s" % ", ".join(self.quants)
+
+
+@dataclass(frozen=True)
 class Instance:
-    """One declared instance. None where the planner decides. API keys are left out on purpose."""
+    """One declared instance. None where the planner decides. API keys are left out on purpose.
+
+    ``nodes``: the head and then the workers, all of which serve it; ``among``: the nodes to choose
+    from, None for all. ``context``: tokens a slot; ``min_context``: what it must at least be. ``replicas``: how many of
+    it, 0 for as many as fit, None for one that keeps its name. ``declared``: its name as it was
+    written, which is that of its API keys; replicas add a number to it.
+    """
 
     variable: str
     name: str
     model: Model
-    nodes: tuple[str, ...]
-    head: str
+    nodes: tuple[str, ...] | None
+    head: str | None
     workers: tuple[str, ...]
-    context: int
-    parallel: int
+    context: int | None
+    min_context: int | None
+    parallel: int | None
+    among: tuple[str, ...] | None
+    replicas: int | None
     port: int | None
     rpc_port: int | None
     host: str
     has_api_keys: bool
     alias: str
+    devices: tuple[str, ...] | None
     gpu_layers: int | str | None
     tensor_split: tuple[float, ...] | None
-    split_mode: str
-    batch: int
-    ubatch: int
-    cache_type_k: str
-    cache_type_v: str
+    split_mode: str | None
+    cpu_moe: bool
+    n_cpu_moe: int | None
+    batch: int | None
+    ubatch: int | None
+    cache_type_k: str | None
+    cache_type_v: str | None
     flash_attention: str
+    kv_unified: bool
+    swa_full: bool
+    no_kv_offload: bool
     threads: int | None
     threads_batch: int | None
     extra_args: tuple[str, ...]
     environment: dict[str, str]
+    declared: str = ""
 
 
 @dataclass(frozen=True)
 class Device:
-    """What computes on a node. Sizes in bytes; ``free_bytes`` None where nobody looked."""
+    """What computes on a node. Sizes in bytes; ``free_bytes`` None where nobody looked.
+
+    ``nvlink``: indices of the GPUs of this node that NVLink joins it with.
+    """
 
     kind: str
     name: str
@@ -86,11 +139,12 @@ class Device:
     memory_bytes: int
     free_bytes: int | None = None
     compute_capability: str | None = None
+    nvlink: tuple[int, ...] = ()
 
     @property
     def local_name(self) -> str:
         """Return llama.cpp's name of it on its own node."""
-        return "CPU" if self.kind == "cpu" else "%s%d" % (self.kind.upper(), self.index)
+        return "CPU" if self.kind == "cpu" else "%s%d" % (_BACKENDS.get(self.kind, self.kind.upper()), self.index)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Instance
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import Address, NodeFacts
@@ -20,8 +20,10 @@ def fabric_addresses(
     all nodes share; among equally fast ones that of the first interface name. An instance on one
     node needs no fabric: it gets an address only where one is declared.
     """
-    chosen = {node: address for node in instance.nodes for address in [declared.node(node).fabric_address] if address}
-    open_nodes = [node for node in instance.nodes if node not in chosen]
+    chosen = {
+        node: address for node in instance.nodes or () for address in [declared.node(node).fabric_address] if address
+    }
+    open_nodes = [node for node in instance.nodes or () if node not in chosen]
     if not instance.workers or not open_nodes:
         return chosen, []
     if declared.static:
@@ -33,7 +35,7 @@ def fabric_addresses(
     if not shared:
         seen = "; ".join(
             "%s has %s" % (node, listing("%s/%d" % (item.address, item.prefix) for item in _candidates(nodes[node])))
-            for node in instance.nodes
+            for node in instance.nodes or ()
         )
         return chosen, [
             Problem(
@@ -45,6 +47,28 @@ def fabric_addresses(
     best = min(shared, key=lambda network: _rank(network, shared[network]))
     chosen.update({node: shared[best][node].address for node in open_nodes})
     return chosen, []
+
+
+def networks(declared: Declared, names: Sequence[str], nodes: Mapping[str, NodeFacts]) -> list[list[str]]:
+    """Return which of some nodes could speak RPC with each other: the members of each network, fastest first.
+
+    Nodes with a declared address are also taken to reach each other, as nobody can tell from outside.
+    """
+    found: dict[str, dict[str, Address]] = {}
+    for name in names:
+        fixed = declared.node(name).fabric_address
+        for item in _candidates(nodes[name]) if name in nodes else []:
+            if fixed in (None, item.address):
+                found.setdefault(item.network, {}).setdefault(name, item)
+    # A container bridge has the same network, and the same address, on every node.
+    found = {
+        network: by_node
+        for network, by_node in found.items()
+        if len({item.address for item in by_node.values()}) == len(by_node)
+    }
+    ordered = [list(found[network]) for network in sorted(found, key=lambda network: _rank(network, found[network]))]
+    told = [name for name in names if declared.node(name).fabric_address]
+    return ordered + ([told] if told else [])
 
 
 def _candidates(facts: NodeFacts) -> list[Address]:
@@ -62,7 +86,7 @@ def _shared_networks(
 ) -> dict[str, dict[str, Address]]:
     """Return network -> node -> address for every network that all nodes have an address of their own in."""
     found: dict[str, dict[str, Address]] = {}
-    for node in instance.nodes:
+    for node in instance.nodes or ():
         for item in _candidates(nodes[node]):
             if declared.get(node, item.address) == item.address:
                 found.setdefault(item.network, {}).setdefault(node, item)
@@ -70,7 +94,7 @@ def _shared_networks(
     return {
         network: by_node
         for network, by_node in found.items()
-        if len({item.address for item in by_node.values()}) == len(instance.nodes)
+        if len({item.address for item in by_node.values()}) == len(instance.nodes or ())
     }
 
 

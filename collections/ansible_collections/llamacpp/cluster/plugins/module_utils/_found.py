@@ -112,6 +112,7 @@ class NodeFacts:
                     item["memory_bytes"],
                     item["free_bytes"],
                     item["compute_capability"],
+                    tuple(item.get("nvlink") or ()),
                 )
                 for item in data["devices"]
             ),
@@ -201,6 +202,8 @@ def check_reachable(declared: Declared, nodes: Mapping[str, NodeFacts]) -> list[
     """Check that every node of every instance answered."""
     problems = []
     for instance in declared.instances:
+        if instance.nodes is None:
+            continue
         missing = [name for name in instance.nodes if name not in nodes]
         if missing:
             problems.append(
@@ -219,12 +222,13 @@ def check_model_disk(
 ) -> list[Problem]:
     """Check that the head has room for the model and a twentieth more, unless it is there already.
 
-    ``targets``: the model's files in the store; ``total``: their bytes.
+    ``targets``: the model's files in the store; ``total``: their bytes. The instance has a source.
     """
     sizes = [facts.files.get(target) for target in targets]
     if sum(size or 0 for size in sizes) == total:
         return []
-    if instance.model.path and instance.model.from_ == "node":
+    source = instance.model.source
+    if source and source.path and source.from_ == "node":
         return []  # It is linked into the store, not copied.
     free = facts.free_disk.get(declared.settings.models_dir)
     needed = total + total // 20

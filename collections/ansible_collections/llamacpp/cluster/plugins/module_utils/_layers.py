@@ -71,3 +71,44 @@ def distribute(costs: Sequence[int], capacities: Sequence[float]) -> list[int]:
             layer += 1
         counts.append(layer - first)
     return counts
+
+
+def fill(costs: Sequence[int], rooms: Sequence[int]) -> list[int]:
+    """Cut consecutive layers into one run a device so that the fullest device is as empty as can be.
+
+    ``costs``: bytes of every layer, the output last. ``rooms``: bytes that each device has for
+    layers, in order; a device without room gets none. Returns the number of layers of each; when
+    they do not fit, the last device that has room gets what is left. Full means in proportion to
+    the room, so twice the room holds twice the layers.
+    """
+    usable = [max(room, 0) for room in rooms]
+    whole = sum(costs)
+    if not sum(usable):
+        return [0] * (len(rooms) - 1) + [len(costs)]
+    low, high = 0.0, max(1.0, whole / max(min(room for room in usable if room), 1))
+    best = _greedy(costs, usable, high)
+    # Halving: 40 steps bring the fullest device within a billionth of the optimum.
+    for _step in range(40):
+        middle = (low + high) / 2
+        counts = _greedy(costs, usable, middle)
+        if sum(counts) == len(costs):
+            best, high = counts, middle
+        else:
+            low = middle
+    left = len(costs) - sum(best)
+    if left:
+        best[max(index for index, room in enumerate(usable) if room)] += left
+    return best
+
+
+def _greedy(costs: Sequence[int], rooms: Sequence[int], load: float) -> list[int]:
+    """Fill one device after the other up to ``load`` of its room; return the layers of each."""
+    counts = []
+    layer = 0
+    for room in rooms:
+        spent, first = 0.0, layer
+        while layer < len(costs) and spent + costs[layer] <= room * load:
+            spent += costs[layer]
+            layer += 1
+        counts.append(layer - first)
+    return counts

@@ -2,90 +2,102 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Make the plan: a pure function of what is declared, what was found, and the models' headers.
 
-``make_plan`` gathers; the decisions are made one module each: :mod:`_ports`, :mod:`_fabric`,
-:mod:`_placement` (which asks :mod:`_layers` how to spread layers), :mod:`_fit`, :mod:`_flags`.
+``make_plan`` gathers; the decisions are made one module each: :mod:`_sources` (which files there
+are), :mod:`_search` and :mod:`_choose` (where an instance goes, and with which settings),
+:mod:`_shortfall` (what would fit when nothing does), :mod:`_ports`, :mod:`_fabric`, :mod:`_flags`.
 The same input gives the same plan, byte for byte, and a cluster that runs the plan gives it again.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Union
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Device, Instance
+from ansible_collections.llamacpp.cluster.plugins.module_utils._choose import MANY_NODES, Chooser, Chosen
+from ansible_collections.llamacpp.cluster.plugins.module_utils._clashes import place_clashes
+from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Instance
+from ansible_collections.llamacpp.cluster.plugins.module_utils._explain import choices, named_why, previews, why
 from ansible_collections.llamacpp.cluster.plugins.module_utils._fabric import fabric_addresses
-from ansible_collections.llamacpp.cluster.plugins.module_utils._fit import check_memory
-from ansible_collections.llamacpp.cluster.plugins.module_utils._flags import server_arguments, worker_arguments
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import (
     NodeFacts,
     check_model_disk,
     check_nodes,
     check_reachable,
 )
-from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError
-from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts, shard_names
-from ansible_collections.llamacpp.cluster.plugins.module_utils._placement import GIB, Placement, Share, place
+from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
+from ansible_collections.llamacpp.cluster.plugins.module_utils._placement import Knobs
+from ansible_collections.llamacpp.cluster.plugins.module_utils._plan_json import (
+    Decision,
+    devices_json,
+    instance_json,
+    node_json,
+)
+from ansible_collections.llamacpp.cluster.plugins.module_utils._pool import Pool, Use
 from ansible_collections.llamacpp.cluster.plugins.module_utils._ports import Ports, assign_ports
+from ansible_collections.llamacpp.cluster.plugins.module_utils._previews import alternatives
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import PlanError, Problem, listing
+from ansible_collections.llamacpp.cluster.plugins.module_utils._search import Search
+from ansible_collections.llamacpp.cluster.plugins.module_utils._search_rpc import explicit
+from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import Refused
+from ansible_collections.llamacpp.cluster.plugins.module_utils._shortfall import refusal, shortfall
+from ansible_collections.llamacpp.cluster.plugins.module_utils._sources import Found, Looked, Offer, offers
 
-SCHEMA = 1
-# LocalAI's deadline for a load through RPC: five minutes and 20 s a GiB.
-START_SECONDS = 300
-START_SECONDS_PER_GIB = 20
-LOG_LEVEL = "4"
+SCHEMA = 2
+# As many replicas as one ever wants, for those that say auto.
+MAX_REPLICAS = 64
 
 Plan = dict[str, Any]
+# What was found of an instance's model: the facts of one file, of several by quantisation, or what was wrong.
+Given = Mapping[str, Union[ModelFacts, str, Mapping[str, Union[ModelFacts, str, Found]]]]
 
 
-def make_plan(declared: Declared, nodes: Mapping[str, NodeFacts], models: Mapping[str, ModelFacts | str]) -> Plan:
+@dataclass
+class _Draft:
+    """A plan in the making. ``failed``: names of declared instances that found no place."""
+
+    pool: Pool
+    decisions: dict[str, Decision] = field(default_factory=dict)
+    problems: dict[str, list[Problem]] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+
+def make_plan(declared: Declared, nodes: Mapping[str, NodeFacts], models: Given) -> Plan:
     """Make the plan.
 
-    ``nodes``: facts by node; a node that did not answer is absent. ``models``: facts by instance,
-    or what was wrong with the model's file, in words. Static planning takes neither.
-    Returns JSON-able data (schema 1). Raises :class:`PlanError` with all problems.
+    ``nodes``: facts by node; a node that did not answer is absent. ``models``: what was found by
+    instance. Static planning needs neither. Returns JSON-able data (schema 2). Raises
+    :class:`PlanError` with all problems.
     """
     problems = check_nodes(declared, nodes)
     if not declared.static:
         problems += check_reachable(declared, nodes)
-    ports, found = assign_ports(declared, nodes)
-    problems += found
-    placements: list[tuple[Instance, Placement]] = []
-    planned = []
-    heads: dict[str, str | None] = {}
+    offered: dict[str, list[Offer]] = {}
+    others: dict[str, list[Offer]] = {}
+    found: dict[str, list[Problem]] = {}
     for instance in declared.instances:
-        complete = declared.static or all(node in nodes for node in instance.nodes)
-        model = models.get(instance.name)
-        files, found = _check_model(declared, instance, nodes, model)
-        problems += found
-        if not complete or not files:
-            continue
-        facts = model if isinstance(model, ModelFacts) else None
-        devices, found = _devices(declared, instance, nodes)
-        addresses, missing = fabric_addresses(declared, instance, nodes)
-        problems += found + missing
-        if found or missing:
-            continue
-        own = devices[instance.head][0]
-        host = nodes[instance.head].host if own.kind != "cpu" and instance.head in nodes else own
-        placement, found = place(instance, devices, host, facts)
-        problems += found
-        if placement is None:
-            continue
-        placements.append((instance, placement))
-        heads[instance.name] = addresses.get(instance.head)
-        planned.append(
-            _instance(declared, instance, placement, ports[instance.name], addresses, devices, nodes, facts, files)
-        )
-    if declared.settings.memory_check:
-        problems += check_memory(placements, nodes, declared.settings.memory_margin_mib << 20)
+        looked = _looked(models.get(instance.name))
+        offered[instance.name], found[instance.name] = offers(declared, instance, looked)
+        every, _unread = offers(declared, replace(instance, model=replace(instance.model, wanted=())), looked)
+        allowed = {offer.quant for offer in offered[instance.name]}
+        others[instance.name] = [offer for offer in every if offer.quant not in allowed]
+    draft = _drafted(declared, nodes, offered, others)
+    resolved = _resolved(declared, draft)
+    ports, port_problems = assign_ports(declared.settings, resolved, nodes)
+    problems += port_problems + _late_clashes(declared, resolved)
+    for instance in declared.instances:
+        problems += found[instance.name] + _disks(declared, nodes, instance, draft, offered[instance.name])
+        problems += draft.problems.get(instance.name, [])
+    planned, heads, late = _written(declared, nodes, draft, ports)
+    problems += late
     if problems:
         raise PlanError(problems)
     return {
         "schema": SCHEMA,
         "release": declared.release,
-        "nodes": {node: _node(node, declared, planned, heads) for node in sorted(declared.inventory)},
+        "nodes": {node: node_json(node, declared, planned, heads) for node in sorted(declared.inventory)},
+        "devices": devices_json(draft.pool, declared),
         "instances": planned,
     }
 
@@ -95,242 +107,283 @@ def plan_json(plan: Plan) -> str:
     return json.dumps(plan, sort_keys=True, indent=2) + "\n"
 
 
-def _check_model(
-    declared: Declared, instance: Instance, nodes: Mapping[str, NodeFacts], model: ModelFacts | str | None
-) -> tuple[list[str], list[Problem]]:
-    """Return the model's files in the head's store, and what is wrong with model, file or disk.
-
-    No files when the model cannot be planned with.
-    """
-    variable = instance.variable + ".model"
-    source = instance.model.path or instance.model.url
-    if isinstance(model, str):
-        # gguf_info begins with what the problem says anyway.
-        return [], [
-            Problem(variable, source, model[len("%s: " % source) :] if model.startswith("%s: " % source) else model)
-        ]
-    if model is None and not declared.static:
-        return [], [Problem(variable, source, "its header was not read; run the playbook that makes the plan")]
-    try:
-        names = shard_names(instance.model.file)
-    except GgufError as error:
-        return [], [Problem(variable, source, error.message)]
-    n_files = len(model.files) if model else len(names)
-    if n_files != len(names) or (n_files > 1 and instance.model.renamed):
-        fix = "the model is in %d files, which keep their names; leave name out" % n_files
-        return [], [Problem(variable + ".name", instance.model.file, fix)]
-    files = ["%s/%s" % (declared.settings.models_dir, name) for name in names]
-    if model is None or instance.head not in nodes:
-        return files, []
-    return files, check_model_disk(declared, instance, nodes[instance.head], files, model.file_bytes)
+def _looked(given: ModelFacts | str | Mapping[str, ModelFacts | str | Found] | None) -> Looked | str | None:
+    if given is None or isinstance(given, str):
+        return given
+    if isinstance(given, ModelFacts):
+        return {"": Found(given)}
+    return {
+        name: item if isinstance(item, Found) else Found(None, item) if isinstance(item, str) else Found(item)
+        for name, item in given.items()
+    }
 
 
-def _devices(
-    declared: Declared, instance: Instance, nodes: Mapping[str, NodeFacts]
-) -> tuple[dict[str, Sequence[Device]], list[Problem]]:
-    """Return the devices of every node of an instance: declared ones, else found ones."""
-    devices: dict[str, Sequence[Device]] = {}
-    problems = []
-    for node in instance.nodes:
-        known = declared.node(node).devices
-        if known is None and node in nodes:
-            known = nodes[node].devices
-        if known:
-            devices[node] = known
-        else:
-            fix = "list what it has, e.g. [{kind: cuda, name: V100S, memory: 32 GiB}]"
-            problems.append(Problem("llamacpp_devices of %s" % node, None, fix))
-    return devices, problems
-
-
-def _instance(
+def _drafted(
     declared: Declared,
-    instance: Instance,
-    placement: Placement,
-    ports: Ports,
-    addresses: Mapping[str, str],
-    devices: Mapping[str, Sequence[Device]],
     nodes: Mapping[str, NodeFacts],
-    model: ModelFacts | None,
-    files: Sequence[str],
-) -> dict[str, Any]:
-    """Write one instance down."""
-    workers: list[dict[str, Any]] = [
-        {
-            "node": node,
-            "host": addresses[node],
-            "port": ports.rpc,
-            "unit": "llamacpp-rpc-%s.service" % instance.name,
-            "devices": [device.local_name for device in devices[node]],
-            "args": worker_arguments(
-                addresses[node],
-                int(ports.rpc or 0),
-                [device.local_name for device in devices[node]],
-                _threads(declared, node, nodes),
-            ),
-        }
-        for node in instance.workers
+    offered: Mapping[str, Sequence[Offer]],
+    others: Mapping[str, Sequence[Offer]],
+) -> _Draft:
+    """Place all instances. One that finds no place is tried again before those that took what they liked."""
+    first: list[str] = []
+    while True:
+        draft = _Draft(Pool.of(declared, nodes))
+        for instance in _order(declared, draft.pool, offered, first):
+            _place_all(declared, nodes, draft, instance, offered[instance.name], others[instance.name])
+        late = [name for name in draft.failed if name not in first]
+        if not late or len(declared.instances) == 1:
+            return draft
+        first.append(late[0])
+
+
+def _order(
+    declared: Declared, pool: Pool, offered: Mapping[str, Sequence[Offer]], first: Sequence[str]
+) -> list[Instance]:
+    """Return the instances in the order in which they are placed.
+
+    Those with named nodes, those that ``first`` names, those that run already, the largest; those
+    that want as many replicas as fit come last.
+    """
+
+    def key(instance: Instance) -> tuple[object, ...]:
+        smallest = min((offer.size for offer in offered[instance.name]), default=0)
+        runs = pool.deployment(instance.name) or pool.deployment(instance.name + "-1")
+        early = first.index(instance.name) if instance.name in first else len(first)
+        return (instance.nodes is None, early, instance.replicas == 0, runs is None, -smallest, instance.name)
+
+    return sorted(declared.instances, key=key)
+
+
+def _place_all(
+    declared: Declared,
+    nodes: Mapping[str, NodeFacts],
+    draft: _Draft,
+    instance: Instance,
+    offered: Sequence[Offer],
+    others: Sequence[Offer],
+) -> None:
+    """Place an instance, or all of its replicas."""
+    missing = [node for node in instance.nodes or () if node not in draft.pool.nodes]
+    if not offered or missing:
+        return
+    taken: set[tuple[str, str]] = set()
+    wanted = [instance] if instance.replicas is None else _replicas(instance)
+    for number, item in enumerate(wanted):
+        decision, problems = _decide(declared, nodes, draft.pool, item, offered, others, frozenset(taken))
+        if instance.replicas == 0 and number and (decision is None or not _as_good(draft, wanted[0], decision)):
+            return
+        if decision is None:
+            if number:
+                problems = [
+                    Problem(
+                        instance.variable + ".replicas",
+                        instance.replicas,
+                        "%d of them fit; %s" % (number, problems[0].fix) if problems else "too many",
+                    )
+                ]
+            draft.problems[instance.name] = problems
+            draft.failed.append(instance.name)
+            return
+        draft.decisions[item.name] = decision
+        for share in decision.placement.all_shares:
+            usage, slot = share.usage, share.slot
+            if usage is None:
+                continue
+            role = "head" if slot.node == decision.placement.head else "worker"
+            use = Use(item.name, instance.name, role, usage.model, usage.context, usage.compute, usage.overhead)
+            draft.pool.reserve(slot.node, slot.device.local_name, use)
+            if share.n_layers:
+                taken.add((slot.node, slot.device.local_name))
+
+
+def _replicas(instance: Instance) -> list[Instance]:
+    """Return the replicas of an instance: numbered names, and ports that count up from a declared one."""
+    count = instance.replicas or MAX_REPLICAS
+    return [
+        replace(
+            instance,
+            name="%s-%d" % (instance.name, number),
+            port=instance.port + number - 1 if instance.port else None,
+            rpc_port=instance.rpc_port + number - 1 if instance.rpc_port else None,
+        )
+        for number in range(1, count + 1)
     ]
-    endpoints = {worker["node"]: "%s:%d" % (worker["host"], worker["port"]) for worker in workers}
-    key_file = "%s/keys/%s" % (declared.settings.config_dir, instance.name) if instance.has_api_keys else None
-    return {
-        "name": instance.name,
-        "unit": "llamacpp-%s.service" % instance.name,
-        "head": instance.head,
-        "nodes": list(instance.nodes),
-        "release": declared.release,
-        "model": {
-            "file": instance.model.file,
-            "path": files[0],
-            "files": list(files),
-            "bytes": model.file_bytes if model else None,
-            "sha256": instance.model.sha256 or (model.sha256 if model else None),
-            "architecture": model.architecture if model else None,
-            "n_layers": model.n_layers if model else None,
-            "source": instance.model.source,
-        },
-        "host": instance.host,
-        "port": ports.http,
-        "context": instance.context,
-        "parallel": instance.parallel,
-        "devices": [_device(share, endpoints) for share in placement.shares],
-        "workers": workers,
-        "gpu_layers": placement.gpu_layers,
-        "tensor_split": [_plain(part) for part in placement.tensor_split],
-        "args": server_arguments(
-            _server_values(declared, instance, placement, ports, list(endpoints.values()), nodes, files[0], key_file),
-            instance.extra_args,
-        ),
-        "environment": dict(instance.environment),
-        "start_timeout": _start_timeout(placement, model),
-        "api_key_file": key_file,
-        "why": _why(instance, placement, model),
-    }
 
 
-def _server_values(
+def _as_good(draft: _Draft, first: Instance, decision: Decision) -> bool:
+    """Whether a further replica is served the way the first one is."""
+    return draft.decisions[first.name].option.strategy == decision.option.strategy
+
+
+def _decide(
     declared: Declared,
-    instance: Instance,
-    placement: Placement,
-    ports: Ports,
-    endpoints: Sequence[str],
     nodes: Mapping[str, NodeFacts],
-    model_path: str,
-    key_file: str | None,
-) -> dict[str, str]:
-    """Return the value of every flag of llama-server; an empty value is a switch."""
-    values = {
-        "--model": model_path,
-        "--alias": instance.alias,
-        "--device": ",".join(placement.offload) or "none",
-        "--split-mode": instance.split_mode,
-        "--n-gpu-layers": str(placement.gpu_layers),
-        "--fit": "off",
-        "--ctx-size": str(instance.context * instance.parallel),
-        "--parallel": str(instance.parallel),
-        "--no-kv-unified": "",
-        "--batch-size": str(instance.batch),
-        "--ubatch-size": str(instance.ubatch),
-        "--cache-type-k": instance.cache_type_k,
-        "--cache-type-v": instance.cache_type_v,
-        "--flash-attn": instance.flash_attention,
-        "--load-mode": "auto",
-        "--host": instance.host,
-        "--port": str(ports.http),
-        "--metrics": "",
-        "--verbosity": LOG_LEVEL,
-    }
-    if endpoints:
-        values["--rpc"] = ",".join(endpoints)
-    if len(placement.offload) > 1:
-        values["--tensor-split"] = ",".join(str(_plain(part)) for part in placement.tensor_split)
-    if key_file:
-        values["--api-key-file"] = key_file
-    threads = instance.threads or _threads(declared, instance.head, nodes)
-    batch_threads = instance.threads_batch or threads
-    if threads:
-        values["--threads"] = str(threads)
-    if batch_threads:
-        values["--threads-batch"] = str(batch_threads)
-    return values
+    pool: Pool,
+    instance: Instance,
+    offered: Sequence[Offer],
+    others: Sequence[Offer],
+    taken: frozenset[tuple[str, str]],
+) -> tuple[Decision | None, list[Problem]]:
+    """Decide where an instance goes and how."""
+    margin = declared.settings.memory_margin_mib << 20 if declared.settings.memory_check else -1
+    search = Search(instance, pool, margin, taken)
+    problems = _without_devices(instance, search)
+    if problems:
+        return None, problems
+    chooser = Chooser(search, declared, nodes, offered)
+    try:
+        chosen = _blind(chooser) if offered[0].facts is None else chooser.choose()
+        if chosen is None:
+            return None, [_unplanned(chooser) if offered[0].facts is None else shortfall(chooser, others)]
+        shown = alternatives(chooser, chosen) if offered[0].facts else []
+    except Refused as error:
+        return None, [refusal(instance, error)]
+    except ValueError as error:
+        fix = "%s (the output counts as one): use fewer nodes, or another gpu_layers" % error
+        return None, [Problem(instance.variable + ".nodes", list(instance.nodes or ()), fix)]
+    return _decision(declared, chooser, chosen, shown), []
 
 
-def _device(share: Share, endpoints: Mapping[str, str]) -> dict[str, Any]:
-    demand = share.demand
-    return {
-        "node": share.slot.node,
-        "device": share.slot.device_name,
-        "kind": share.slot.device.kind,
-        "name": share.slot.device.name,
-        "endpoint": endpoints.get(share.slot.node),
-        "layers": list(share.layers) if share.layers else None,
-        "n_layers": share.n_layers,
-        "model_bytes": demand.model if demand else None,
-        "context_bytes": demand.context if demand else None,
-        "compute_bytes": demand.compute if demand else None,
-        "memory_bytes": share.slot.device.memory_bytes,
-    }
-
-
-def _node(
-    node: str, declared: Declared, planned: Sequence[Mapping[str, Any]], heads: Mapping[str, str | None]
-) -> dict[str, Any]:
-    """Write down what belongs on a node: units and openings of the firewall.
-
-    ``heads``: the fabric address of every instance's head, the only one who may speak to its workers.
-    """
-    address = declared.node(node).fabric_address
-    units, firewall = [], []
-    for instance in planned:
-        if instance["head"] == node:
-            address = address or heads[instance["name"]]
-            units.append(instance["unit"])
-            if not ipaddress.ip_address(instance["host"]).is_loopback:
-                firewall.append(_opening(instance["port"], [], "http", instance["name"]))
-        for worker in instance["workers"]:
-            if worker["node"] == node:
-                address = address or worker["host"]
-                units.append(worker["unit"])
-                firewall.append(_opening(worker["port"], [heads[instance["name"]]], "rpc", instance["name"]))
-    return {
-        "fabric_address": address,
-        "units": sorted(units),
-        "firewall": sorted(firewall, key=lambda item: (item["port"], item["instance"])),
-    }
-
-
-def _opening(port: int, sources: Sequence[str | None], purpose: str, instance: str) -> dict[str, Any]:
-    return {"port": port, "sources": list(sources), "purpose": purpose, "instance": instance}
-
-
-def _threads(declared: Declared, node: str, nodes: Mapping[str, NodeFacts]) -> int | None:
-    """Return the cores of a node; None when nobody knows them."""
-    return declared.node(node).cores or (nodes[node].cores if node in nodes else None)
-
-
-def _plain(number: float) -> int | float:
-    return int(number) if number == int(number) else number
-
-
-def _start_timeout(placement: Placement, model: ModelFacts | None) -> int:
-    """Return the seconds that a start may take; without a header the devices' memory bounds the model."""
-    size = model.file_bytes if model else sum(share.slot.device.memory_bytes for share in placement.shares)
-    return START_SECONDS + START_SECONDS_PER_GIB * -(-size // GIB)
-
-
-def _why(instance: Instance, placement: Placement, model: ModelFacts | None) -> str:
-    """Say in one sentence why the plan looks as it does."""
-    if instance.split_mode == "tensor":
-        return "Every GPU of %s holds a slice of every layer, as split_mode says." % instance.head
-    if len(placement.shares) < 2:
-        return "The whole model runs on one device of %s, the only node declared." % instance.head
-    reason = "in proportion to memory"
-    if instance.tensor_split is not None:
-        reason = "as tensor_split says"
-    counted = "" if model else "; llama.cpp counts them, as the model's header was not read"
-    return "The layers are spread over %d devices of the declared nodes (%s) %s%s." % (
-        len(placement.shares),
-        listing(instance.nodes),
-        reason,
-        counted,
+def _decision(declared: Declared, chooser: Chooser, chosen: Chosen, shown: Sequence[Any]) -> Decision:
+    instance, placement = chooser.instance, chosen.option.placement
+    source = chosen.offer.source
+    placed = replace(
+        instance,
+        model=replace(instance.model, source=source),
+        nodes=placement.nodes,
+        head=placement.head,
+        workers=placement.nodes[1:],
     )
+    named = instance.nodes is not None and len(instance.nodes) > 1
+    if named:
+        placed = replace(placed, nodes=instance.nodes, workers=instance.workers)
+    text = named_why(chosen) if named or chosen.offer.facts is None else why(chosen)
+    if chosen.offer.facts is None:
+        text = text[:-1] + "; llama.cpp counts them, as the model's header was not read."
+    return Decision(
+        instance=placed,
+        offer=chosen.offer,
+        option=chosen.option,
+        files=_files(declared, chosen.offer),
+        why=text,
+        choices=choices(chooser, chosen, shown, text) if chosen.offer.facts else [],
+        alternatives=previews(chosen, shown),
+    )
+
+
+def _blind(chooser: Chooser) -> Chosen | None:
+    """Place an instance whose header nobody read: on all devices of its nodes, in proportion to memory."""
+    instance = chooser.instance
+    if instance.nodes is None:
+        return None
+    rung = next(iter(chooser.rungs()))
+    option = explicit(chooser.search, None, rung.knobs)
+    return Chosen(chooser.offers[0], option, rung, MANY_NODES, (option,)) if option else None
+
+
+def _unplanned(chooser: Chooser) -> Problem:
+    instance = chooser.instance
+    return Problem(
+        instance.variable + ".nodes",
+        "auto",
+        "to choose nodes the model's header has to be read; list nodes, or plan with nodes that answer",
+    )
+
+
+def _without_devices(instance: Instance, search: Search) -> list[Problem]:
+    """Return what is wrong with the devices of named nodes, and with what is declared for them."""
+    problems = []
+    for name in instance.nodes or ():
+        node = search.pool.nodes[name]
+        known = [device.local_name for device in node.devices]
+        if not known:
+            fix = "list what it has, e.g. [{kind: cuda, name: V100S, memory: 32 GiB}]"
+            problems.append(Problem("llamacpp_devices of %s" % name, None, fix))
+        elif instance.devices is not None and not set(known) & set(instance.devices):
+            fix = "%s has none of them; it has %s" % (name, listing(known))
+            problems.append(Problem(instance.variable + ".devices", listing(instance.devices), fix))
+    if problems or instance.nodes is None:
+        return problems
+    head, workers = instance.nodes[0], instance.nodes[1:]
+    gpus = search.gpus(search.pool.nodes[head])
+
+    def problem(key: str, value: object, fix: str) -> list[Problem]:
+        return [Problem("%s.%s" % (instance.variable, key), value, fix)]
+
+    if workers and instance.gpu_layers == 0:
+        return problem("gpu_layers", 0, "the workers would get no layer; leave it out, or serve it from one node")
+    if instance.split_mode == "tensor" and len(gpus) < 2:
+        return problem("split_mode", "tensor", "%s has fewer than two GPUs; write layer" % head)
+    if instance.tensor_split is not None:
+        option = explicit(search, None, replace(Knobs.of(instance), tensor_split=None))
+        slots = option.placement.offload if option else ()
+        if len(slots) != len(instance.tensor_split):
+            order = listing("%s of %s" % (slot.device_name, slot.node) for slot in slots)
+            fix = "needs a number for each of %d devices, in this order: %s" % (len(slots), order)
+            return problem("tensor_split", list(instance.tensor_split), fix)
+    return []
+
+
+def _resolved(declared: Declared, draft: _Draft) -> list[Instance]:
+    """Return the instances whose nodes are known, placed or not, in order of declaration."""
+    found = []
+    for instance in declared.instances:
+        placed = [item.instance for item in draft.decisions.values() if item.instance.declared == instance.declared]
+        if placed:
+            found += placed
+        elif instance.nodes is not None:
+            found.append(instance)
+    return found
+
+
+def _late_clashes(declared: Declared, resolved: Sequence[Instance]) -> list[Problem]:
+    """Return clashes that show only now that the nodes of all instances are known."""
+    if all(instance.nodes is not None and instance.model.source for instance in declared.instances):
+        return []
+    known = {str(problem) for problem in place_clashes(declared.instances)}
+    return [problem for problem in place_clashes(resolved) if str(problem) not in known]
+
+
+def _disks(
+    declared: Declared, nodes: Mapping[str, NodeFacts], instance: Instance, draft: _Draft, offered: Sequence[Offer]
+) -> list[Problem]:
+    """Check the disks of the heads: of where the instance was placed, else of the head that was named."""
+    where = [
+        (item.instance, item.offer, item.files)
+        for item in draft.decisions.values()
+        if item.instance.declared == instance.declared
+    ]
+    if not where and instance.nodes is not None and len(offered) == 1:
+        placed = replace(instance, model=replace(instance.model, source=offered[0].source))
+        where = [(placed, offered[0], _files(declared, offered[0]))]
+    problems = []
+    for item, offer, files in where:
+        head = nodes.get(item.head or "")
+        if head is not None and offer.facts is not None:
+            problems += check_model_disk(declared, item, head, files, offer.facts.file_size)
+    return problems
+
+
+def _files(declared: Declared, offer: Offer) -> tuple[str, ...]:
+    """Return where the files of a model lie in the store."""
+    return tuple("%s/%s" % (declared.settings.models_dir, name) for name in offer.file_names)
+
+
+def _written(
+    declared: Declared, nodes: Mapping[str, NodeFacts], draft: _Draft, ports: Mapping[str, Ports]
+) -> tuple[list[dict[str, Any]], dict[str, str | None], list[Problem]]:
+    """Write all decisions down, in order of declaration; return them, the heads' addresses, and problems."""
+    planned: list[dict[str, Any]] = []
+    heads: dict[str, str | None] = {}
+    problems: list[Problem] = []
+    for instance in declared.instances:
+        for decision in draft.decisions.values():
+            own = decision.instance
+            if own.declared != instance.declared:
+                continue
+            addresses, missing = fabric_addresses(declared, own, nodes)
+            problems += missing
+            if not missing:
+                heads[own.name] = addresses.get(decision.placement.head)
+                planned.append(instance_json(declared, decision, ports[own.name], addresses, nodes, draft.pool))
+    return planned, heads, problems

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Instance
+from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Instance, Settings
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import Problem
 
@@ -36,14 +36,19 @@ class _Wish:
         self.role = role
 
 
-def assign_ports(declared: Declared, nodes: Mapping[str, NodeFacts]) -> tuple[dict[str, Ports], list[Problem]]:
-    """Return the ports of every instance by its name, and declared ports that somebody else has."""
+def assign_ports(
+    settings: Settings, instances: Sequence[Instance], nodes: Mapping[str, NodeFacts]
+) -> tuple[dict[str, Ports], list[Problem]]:
+    """Return the ports of every instance by its name, and declared ports that somebody else has.
+
+    ``instances``: with their nodes known.
+    """
     wishes = []
-    for instance in declared.instances:
-        wishes.append(_Wish(instance, "port", [instance.head], instance.port, "head"))
+    for instance in instances:
+        wishes.append(_Wish(instance, "port", [instance.head or ""], instance.port, "head"))
         if instance.workers:
             wishes.append(_Wish(instance, "rpc_port", instance.workers, instance.rpc_port, "worker"))
-    taken: dict[str, set[int]] = {node: set() for instance in declared.instances for node in instance.nodes}
+    taken: dict[str, set[int]] = {node: set() for instance in instances for node in instance.nodes or ()}
     given: dict[tuple[str, str], int] = {}
 
     def give(wish: _Wish, port: int) -> None:
@@ -65,7 +70,7 @@ def assign_ports(declared: Declared, nodes: Mapping[str, NodeFacts]) -> tuple[di
         if (wish.instance.name, wish.key) in given:
             continue
         setting = "http_port_base" if wish.key == "port" else "rpc_port_base"
-        base = getattr(declared.settings, setting)
+        base = getattr(settings, setting)
         busy = set().union(*(taken[node] | _unusable(wish.instance, node, nodes) for node in wish.nodes))
         port = next((number for number in range(base, 65536) if number not in busy), None)
         if port is None:
@@ -74,7 +79,7 @@ def assign_ports(declared: Declared, nodes: Mapping[str, NodeFacts]) -> tuple[di
         give(wish, port)
     ports = {
         instance.name: Ports(given[instance.name, "port"], given.get((instance.name, "rpc_port")))
-        for instance in declared.instances
+        for instance in instances
     }
     return ports, problems
 

@@ -77,7 +77,11 @@ def api_keys(instances: Iterable[Mapping[str, Any]], name: str) -> str:
     without keys has no file at all.
     """
     for instance in instances:
-        if instance["name"] == name:
+        # Replicas have a number behind the name that was declared.
+        own = instance["name"] == name or (
+            bool(instance.get("replicas")) and re.fullmatch(re.escape(instance["name"]) + "-[0-9]+", name)
+        )
+        if own:
             return "".join("%s\n" % key for key in instance.get("api_keys", []))
     return ""
 
@@ -108,7 +112,7 @@ def model_files(instance: Mapping[str, Any]) -> list[dict[str, Any]]:
     """List the files of an instance's model: ``path`` or ``url`` to take, ``on``, ``dest``, ``sha256``.
 
     The shards of a split set lie beside each other under the names that llama.cpp expects.
-    The declared checksum is that of the only file.
+    A declared checksum is that of the only file; a hub gives one for each.
     """
     model = instance["model"]
     source = model["source"]
@@ -124,7 +128,7 @@ def model_files(instance: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "url": url if single or not url else url.rsplit("/", 1)[0] + "/" + name,
                 "from": source["from"],
                 "dest": target,
-                "sha256": model.get("sha256") if single else None,
+                "sha256": model.get("checksums", {}).get(name) or (model.get("sha256") if single else None),
             }
         )
     return files

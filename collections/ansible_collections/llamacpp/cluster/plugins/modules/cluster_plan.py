@@ -12,6 +12,8 @@ version_added: 0.1.0
 description:
   - Works out where every instance goes and every flag that it gets, from the declared instances, what
     M(llamacpp.cluster.node_info) found on the nodes, and what M(llamacpp.cluster.gguf_info) read from the models.
+  - Chooses what the declaration leaves open or calls V(auto), from the quantisation to the batch size, and says why.
+  - When a model fits nowhere, says how much is missing and what would fit, each tried.
   - Runs on the control node and asks no node. The same input gives the same plan.
   - Reports all problems at once, a line each, with the variable, its value and what to write instead.
 options:
@@ -49,7 +51,10 @@ options:
     elements: str
     default: []
   models:
-    description: Results of M(llamacpp.cluster.gguf_info), failed ones too, by instance.
+    description:
+      - By instance, what was found of its model. The result of M(llamacpp.cluster.gguf_info), failed ones too.
+      - For a model with several quantisations, C(quants), such results by quantisation.
+      - For a model from a repository, the result of M(llamacpp.cluster.hub_info) with C(headers).
     type: dict
     default: {}
   static:
@@ -78,6 +83,10 @@ EXAMPLES = r"""
         model: {path: /srv/models/qwen3-14b-q4_k_m.gguf}
         nodes: [node1, node2]
         context: 8192
+      - name: behemoth
+        model: {repo: mradermacher/OR1-Behemoth-GGUF, quant: auto}
+        nodes: auto
+        context: auto
     inventory_nodes: [node1, node2, node3]
     nodes: "{{ found_nodes }}"
     models: "{{ found_models }}"
@@ -87,7 +96,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: The plan; C(schema) 1.
+  description: The plan; C(schema) 2.
   returned: when O(check_only=false)
   type: dict
   contains:
@@ -100,8 +109,14 @@ plan:
     nodes:
       description: C(fabric_address), C(units) and C(firewall) of every node.
       type: dict
+    devices:
+      description: By node, every device with its C(memory_bytes), the C(uses) of each instance, margin and free bytes.
+      type: dict
     instances:
-      description: Head, workers, devices, layers, bytes, ports and arguments of every instance.
+      description:
+        - Head, workers, devices, layers, bytes, ports and arguments of every instance.
+        - C(choices) says what was chosen, why, and what was rejected; C(alternatives) are all placements that would
+          fit, best first, with a C(cost) to compare them by (lower is better).
       type: list
       elements: dict
 """
@@ -114,10 +129,11 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
-from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
-from ansible_collections.llamacpp.cluster.plugins.module_utils._parse import INSTANCE_KEYS, parse
+from ansible_collections.llamacpp.cluster.plugins.module_utils._parse import parse
+from ansible_collections.llamacpp.cluster.plugins.module_utils._parse_instance import INSTANCE_KEYS
 from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import Plan, make_plan, plan_json
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import PlanError, Problem
+from ansible_collections.llamacpp.cluster.plugins.module_utils._sources import Found, Looked
 
 
 def without_keys(instances: Any) -> Any:
@@ -128,10 +144,17 @@ def without_keys(instances: Any) -> Any:
     return [{key: item[key] for key in item if key in shown} for item in instances if isinstance(item, dict)]
 
 
-def read_model(result: dict[str, Any]) -> ModelFacts | str:
-    """Return the facts of a registered result of gguf_info, or why there are none."""
+def read_model(result: dict[str, Any]) -> Looked | str:
+    """Return what was found of a model by quantisation, or why there is nothing."""
+    if "quantisations" in result:
+        return {
+            name: Found.from_result({**item, "files": list(zip(item["urls"], item["sha256"]))})
+            for name, item in result["quantisations"].items()
+        }
+    if "quants" in result:
+        return {name: Found.from_result(item) for name, item in result["quants"].items()}
     if "gguf" in result:
-        return ModelFacts.from_dict(result["gguf"])
+        return {"": Found.from_result(result)}
     return str(result.get("msg") or "its header was not read")
 
 

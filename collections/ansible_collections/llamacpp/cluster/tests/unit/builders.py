@@ -116,7 +116,8 @@ def model(n_layers: int = 24, layer: int = 100 * MIB, **changes: Any) -> ModelFa
         "version": 3,
         "byte_order": "little",
         "alignment": 32,
-        "architecture": "llama",
+        # None that llama.cpp knows: those have tensors by name that this has not.
+        "architecture": "toy",
         "name": "toy",
         "file_type": "F16",
         "quantisation": {"I8": size},
@@ -135,6 +136,85 @@ def model(n_layers: int = 24, layer: int = 100 * MIB, **changes: Any) -> ModelFa
     for key, item in changes.items():
         (facts if key in facts else hyperparameters)[key] = item
     return ModelFacts(**facts)
+
+
+def transformer(
+    n_layers: int = 32,
+    width: int = 4096,
+    feed: int = 14336,
+    heads: int = 32,
+    heads_kv: int = 8,
+    vocabulary: int = 128256,
+    kind: str = "Q4_K",
+    experts: int = 0,
+    **changes: Any,
+) -> ModelFacts:
+    """Return the facts of a real transformer, all of its matrices of one type; Llama 3.1 8B unless told otherwise.
+
+    ``experts``: of a mixture, 8 of which each token is sent to. ``changes``: as for :func:`model`.
+    """
+    row = width // heads * heads_kv
+    shapes = {
+        "attn_norm": (width,),
+        "attn_q": (width, width),
+        "attn_k": (width, row),
+        "attn_v": (width, row),
+        "attn_output": (width, width),
+        "ffn_norm": (width,),
+    }
+    if experts:
+        shapes["ffn_gate_inp"] = (width, experts)
+        shapes.update({"ffn_%s_exps" % part: (width, feed, experts) for part in ("gate", "up")})
+        shapes["ffn_down_exps"] = (feed, width, experts)
+    else:
+        shapes.update({"ffn_gate": (width, feed), "ffn_up": (width, feed), "ffn_down": (feed, width)})
+
+    def group(name: str, layers: tuple[int, ...], shape: tuple[int, ...]) -> TensorGroup:
+        own = "F32" if len(shape) == 1 or "gate_inp" in name else kind
+        rows = 1
+        for size in shape[1:]:
+            rows *= size
+        return TensorGroup(name, layers, shape, own, by_name(own).row_bytes(shape[0]) * rows)
+
+    every = tuple(range(n_layers))
+    groups = [group("blk.*.%s.weight" % name, every, shape) for name, shape in shapes.items()]
+    outside = {"token_embd": (width, vocabulary), "output_norm": (width,), "output": (width, vocabulary)}
+    groups += [group(name + ".weight", (), shape) for name, shape in outside.items()]
+    size = sum(item.nbytes * item.copies for item in groups)
+    mix: dict[str, int] = {}
+    for item in groups:
+        mix[item.type] = mix.get(item.type, 0) + item.nbytes * item.copies
+    hyperparameters = {
+        "block_count": n_layers,
+        "context_length": 131072,
+        "embedding_length": width,
+        "feed_forward_length": feed,
+        "attention.head_count": heads,
+        "attention.head_count_kv": heads_kv,
+        "attention.key_length": width // heads,
+        "attention.value_length": width // heads,
+        "vocab_size": vocabulary,
+    }
+    if experts:
+        more = {"expert_count": experts, "expert_used_count": 8, "expert_feed_forward_length": feed}
+        hyperparameters.update(more)
+    facts: dict[str, Any] = {
+        "architecture": "qwen3moe" if experts else "llama",
+        "file_type": {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_S"}.get(kind, kind),
+        "quantisation": mix,
+        "parameter_count": size,
+        "file_size": size,
+        "tensor_bytes": size,
+        "shards": (Shard("model.gguf", size, len(groups)),),
+        "tensor_groups": tuple(groups),
+        **hyperparameters,
+    }
+    return model(n_layers, **{**facts, **changes})
+
+
+def seventy_billion(kind: str = "Q4_K", **changes: Any) -> ModelFacts:
+    """Return the facts of a model of 70 billion weights, as Llama 3.1 70B."""
+    return transformer(80, 8192, 28672, 64, 8, kind=kind, **changes)
 
 
 def node(address: str = "10.0.1.11", **changes: Any) -> dict[str, Any]:
@@ -178,6 +258,25 @@ def link(
         "mtu": 1500,
         "kind": kind,
     }
+
+
+def gpus(name: str, gib: float, count: int, linked: bool = False, free: float | None = None) -> list[dict[str, Any]]:
+    """Return GPUs of one node; ``linked``: NVLink joins all of them."""
+    capability = {"V100S": "7.0", "RTX 3090": "8.6", "RTX 4090": "8.9", "H100": "9.0"}[name]
+    return [
+        dict(
+            device("cuda", gib, free, index, name),
+            compute_capability=capability,
+            nvlink=[other for other in range(count) if other != index] if linked else [],
+        )
+        for index in range(count)
+    ]
+
+
+def machine(number: int, devices: list[dict[str, Any]], gib: int = 256, **changes: Any) -> NodeFacts:
+    """Return the facts of a node with these devices and so much memory, at 10.0.1.(10 + number)."""
+    memory = {"total_bytes": gib * GIB, "available_bytes": (gib - 2) * GIB}
+    return NodeFacts.from_dict(node("10.0.1.%d" % (10 + number), devices=devices, memory=memory, **changes))
 
 
 def device(kind: str, gib: float, free: float | None = None, index: int = 0, name: str = "") -> dict[str, Any]:

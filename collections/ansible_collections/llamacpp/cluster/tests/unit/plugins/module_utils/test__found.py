@@ -122,7 +122,7 @@ def model_disk(**changes):
     options.update(changes)
     declared = accept(instance(model=options["model"]))
     head = facts(disks=disks(store=options["free"]), files=options["files"])
-    target = "%s/%s" % (STORE, declared.instances[0].model.file)
+    target = "%s/%s" % (STORE, declared.instances[0].model.source.file)
     return [str(item) for item in check_model_disk(declared, declared.instances[0], head, [target], options["bytes"])]
 
 

@@ -26,13 +26,13 @@ def only(*instances, **changes):
 def test_defaults():
     (parsed,) = accept(instance()).instances
     assert (parsed.head, parsed.workers) == ("node1", ("node2", "node3"))
-    assert (parsed.context, parsed.parallel, parsed.batch, parsed.ubatch) == (4096, 1, 2048, 512)
+    assert (parsed.context, parsed.parallel, parsed.batch, parsed.ubatch) == (4096, 1, None, None)
     assert (parsed.port, parsed.rpc_port, parsed.host) == (None, None, "0.0.0.0")
-    assert (parsed.cache_type_k, parsed.cache_type_v, parsed.flash_attention) == ("f16", "f16", "auto")
-    assert (parsed.gpu_layers, parsed.tensor_split, parsed.split_mode) == (None, None, "layer")
+    assert (parsed.cache_type_k, parsed.cache_type_v, parsed.flash_attention) == (None, None, "auto")
+    assert (parsed.gpu_layers, parsed.tensor_split, parsed.split_mode) == (None, None, None)
     assert (parsed.alias, parsed.has_api_keys) == ("demo", False)
-    assert parsed.model.source == {"path": "/srv/models/toy.gguf", "from": "controller"}
-    assert parsed.model.file == "toy.gguf"
+    assert parsed.model.source.as_dict == {"path": "/srv/models/toy.gguf", "from": "controller"}
+    assert parsed.model.source.file == "toy.gguf"
 
 
 def test_everything_at_once():
@@ -63,8 +63,9 @@ def test_everything_at_once():
     )
     (parsed,) = declared.instances
     assert (parsed.head, parsed.workers, parsed.nodes) == ("node1", ("node2", "node3"), ("node1", "node2", "node3"))
-    assert parsed.model.source == {"url": "https://models.example.org/a/b%20c.gguf?x=1", "from": "node"}
-    assert (parsed.model.sha256, parsed.model.file, parsed.model.renamed) == (SHA, "b.gguf", True)
+    assert parsed.model.source.as_dict == {"url": "https://models.example.org/a/b%20c.gguf?x=1", "from": "node"}
+    source = parsed.model.source
+    assert (source.sha256, source.file, source.renamed) == (SHA, "b.gguf", True)
     assert (parsed.flash_attention, parsed.extra_args) == ("on", ("--temp", "0.6"))
     assert parsed.environment == {"GGML_RDMA_DEV": "mlx5_0", "N": "1"}
     assert parsed.tensor_split == (3.0, 1.5)
@@ -103,21 +104,24 @@ def test_no_instances_is_fine():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"context": 0}, ".context = 0: must be at least 1 token; write e.g. 4096"),
-        ({"context": -1}, ".context = -1: must be at least 1 token; write e.g. 4096"),
-        ({"context": "4096"}, ".context = 4096: it is text; write the number without quotes, e.g. 4096"),
-        ({"context": True}, ".context = true: must be a whole number; write e.g. 4096"),
-        ({"context": 4096.5}, ".context = 4096.5: must be a whole number; write e.g. 4096"),
-        ({"context": 1 << 40}, ".context = 1099511627776: must be at most 134217728 token; write e.g. 4096"),
-        ({"parallel": 0}, ".parallel = 0: must be at least 1 slot; write e.g. 1"),
-        ({"batch": 0}, ".batch = 0: must be at least 1 token; write e.g. 4096"),
-        ({"ubatch": 4096}, ".ubatch = 4096: must not be larger than batch (2048)"),
+        ({"context": 0}, ".context = 0: must be at least 1 token; write e.g. 4096, or auto"),
+        ({"context": -1}, ".context = -1: must be at least 1 token; write e.g. 4096, or auto"),
+        ({"context": "4096"}, ".context = 4096: it is text; write the number without quotes, e.g. 4096, or auto"),
+        ({"context": True}, ".context = true: must be a whole number; write e.g. 4096, or auto"),
+        ({"context": 4096.5}, ".context = 4096.5: must be a whole number; write e.g. 4096, or auto"),
+        ({"context": 1 << 40}, ".context = 1099511627776: must be at most 134217728 token; write e.g. 4096, or auto"),
+        ({"parallel": 0}, ".parallel = 0: must be at least 1 slot; write e.g. 1, or auto"),
+        ({"batch": 0}, ".batch = 0: must be at least 1 token; write e.g. 4096, or auto"),
+        ({"batch": 2048, "ubatch": 4096}, ".ubatch = 4096: must not be larger than batch (2048)"),
         ({"port": 0}, ".port = 0: must be at least 1; write e.g. 8080"),
         ({"port": 70000}, ".port = 70000: must be at most 65535; write e.g. 8080"),
         ({"rpc_port": "x"}, ".rpc_port = x: must be a whole number; write e.g. 8080"),
         ({"threads": 0}, ".threads = 0: must be at least 1 thread; write e.g. 16"),
         ({"host": "localhost"}, ".host = localhost: must be an IPv4 or IPv6 address, e.g. 0.0.0.0 for all"),
-        ({"gpu_layers": "some"}, ".gpu_layers = some: must be a number of layers or the word all; write e.g. 32"),
+        (
+            {"gpu_layers": "some"},
+            ".gpu_layers = some: must be a number of layers, or the word all or auto; write e.g. 32",
+        ),
         ({"tensor_split": []}, ".tensor_split = []: must be a list of numbers, one a device, e.g. [3, 1]"),
         ({"tensor_split": [0, 0]}, ".tensor_split = [0, 0]: must be a list of numbers, one a device, e.g. [3, 1]"),
         (
@@ -126,7 +130,7 @@ def test_no_instances_is_fine():
         ),
         ({"tensor_split": [1, "3"]}, '.tensor_split = [1, "3"]: must be a list of numbers, one a device, e.g. [3, 1]'),
         ({"tensor_split": [1, -1]}, ".tensor_split = [1, -1]: must be a list of numbers, one a device, e.g. [3, 1]"),
-        ({"split_mode": "row"}, ".split_mode = row: must be one of layer, none, tensor"),
+        ({"split_mode": "row"}, ".split_mode = row: must be one of layer, none, tensor, or auto"),
         (
             {"split_mode": "tensor"},
             ".split_mode = tensor: workers get whole layers; write layer, or serve it from one node",
@@ -138,7 +142,7 @@ def test_no_instances_is_fine():
         ({"flash_attention": "yes"}, ".flash_attention = yes: must be one of auto, on, off"),
         (
             {"cache_type_k": "q2_k"},
-            ".cache_type_k = q2_k: must be one of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1",
+            ".cache_type_k = q2_k: must be one of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1, or auto",
         ),
         (
             {"cache_type_v": "q8_0", "flash_attention": "off"},
@@ -156,25 +160,19 @@ def test_no_instances_is_fine():
             {"environment": {"A": "1\n2"}},
             '.environment = {"A": "1\\n2"}: the value of A must be one line of text; quote it',
         ),
+        ({"nodes": "node1"}, ".nodes = node1: must be a list of nodes, e.g. [node1, node2, node3], or auto"),
         (
-            {"nodes": "auto"},
-            ".nodes = auto: choosing nodes is not there yet; list the nodes, e.g. [node1, node2, node3]",
-        ),
-        ({"nodes": "node1"}, ".nodes = node1: must be a list of nodes, e.g. [node1, node2, node3]"),
-        ({"nodes": []}, ".nodes = []: list at least one node; known are node1, node2, node3, node4, node5, node6"),
-        (
-            {"nodes": None},
-            ".nodes = (not set): list the nodes that serve it, the head first; "
-            "known are node1, node2, node3, node4, node5, node6",
+            {"nodes": []},
+            ".nodes = []: list at least one node, or write auto; known are node1, node2, node3, node4, node5, node6",
         ),
         (
             {"nodes": ["node1", "nod2"]},
             '.nodes = ["node1", "nod2"]: nod2 is no node of the inventory '
-            "(node1, node2, node3, node4, node5, node6); did you mean node2?",
+            "(node1, node2, node3, node4, node5, node6); did you mean node2?, or auto",
         ),
         (
             {"head": "elsewhere"},
-            ".head = elsewhere: elsewhere is no node of the inventory (node1, node2, node3, node4, node5, node6)",
+            ".head = elsewhere: elsewhere is no node of the inventory (node1, node2, node3, node4, node5, node6), or auto",
         ),
         (
             {"nodes": ["node1", "node2", "node1"]},
@@ -220,11 +218,11 @@ def test_names(name, words):
     [
         (None, " = (not set): say where it is, e.g. {path: /srv/models/model.gguf}"),
         ("/srv/m.gguf", " = /srv/m.gguf: say where it is"),
-        ({}, ".path = (not set): give path (a file) or url (an address) of the model"),
+        ({}, ".path = (not set): give path (a file), url (an address), repo (owner/name on a hub) or quants (several)"),
         ({"path": "m.gguf"}, ".path = m.gguf: must be an absolute path, e.g. /srv/models/model.gguf"),
         (
             {"path": "/m.gguf", "url": "https://h/m.gguf", "sha256": SHA},
-            ".url = https://h/m.gguf: give either path or url",
+            ".url = https://h/m.gguf: give one of path, url, repo, quants, not several",
         ),
         ({"url": "ftp://h/m.gguf", "sha256": SHA}, ".url = ftp://h/m.gguf: must be an http or https address of a file"),
         ({"url": "https://h/m.gguf"}, ".sha256 = (not set): a model from a url needs its sha256"),
@@ -233,11 +231,18 @@ def test_names(name, words):
         ({"path": "/m.gguf", "name": "a/b"}, ".name = a/b: must be a file name"),
         ({"path": "/a b.gguf"}, ".name = a b.gguf: must be a file name"),
         ({"path": "/m.gguf", "pth": 1}, ".pth = (not shown): there is no such key; did you mean path?"),
+        ({"repo": "name"}, ".repo = name: write owner and name of the repository, e.g."),
+        ({"repo": "owner/name", "sha256": SHA}, ".sha256 = %s: it belongs to path or url" % SHA),
+        ({"repo": "owner/name", "quant": 4}, ".quant = 4: write auto, the name of a quantisation, e.g. Q4_K_M"),
+        ({"path": "/m.gguf", "quant": "auto"}, ".quant = auto: path is one file; leave it out, or give repo or quants"),
+        ({"quants": []}, ".quants = []: must be a mapping, e.g. {Q8_0: {path: /srv/models/model-q8_0.gguf}}"),
+        ({"quants": {"Q8_0": "/m.gguf"}}, ".quants.Q8_0 = /m.gguf: say where it is, e.g."),
+        ({"quants": {"Q8_0": {}}}, ".quants.Q8_0.path = (not set): give path (a file) or url (an address)"),
+        ({"quants": {"Q8_0": {"url": "https://h/m.gguf"}}}, ".quants.Q8_0.sha256 = (not set): a model from a url"),
         (
-            {"repo": "owner/name"},
-            ".repo = owner/name: fetching from a hub is not there yet; give path, or url and sha256",
+            {"quants": {"Q8_0": {"path": "/m.gguf"}}, "quant": "Q4_0"},
+            ".quant = Q4_0: Q4_0 is not among quants (Q8_0)",
         ),
-        ({"path": "/m.gguf", "quant": "auto"}, ".quant = auto: fetching from a hub is not there yet"),
     ],
 )
 def test_models(model, words):
@@ -362,3 +367,78 @@ def test_all_problems_are_reported_together():
 def test_instances_with_problems_are_left_out():
     declared, _problems = declare(instance(context=0), instance("good"))
     assert [item.name for item in declared.instances] == ["good"]
+
+
+def test_what_is_left_to_the_planner():
+    words = {key: "auto" for key in ("nodes", "context", "parallel", "gpu_layers", "split_mode", "n_cpu_moe")}
+    words.update({key: "auto" for key in ("batch", "ubatch", "cache_type_k", "cache_type_v")})
+    (parsed,) = accept(instance(**words)).instances
+    assert {getattr(parsed, key) for key in words} == {None}
+    (parsed,) = accept(instance(nodes=None)).instances
+    assert (parsed.nodes, parsed.head, parsed.among) == (None, None, None)
+
+
+def test_a_head_may_get_workers():
+    (parsed,) = accept(instance(nodes="auto", head="node2")).instances
+    assert (parsed.nodes, parsed.head) == (None, "node2")
+
+
+def test_replicas_choose_among_their_nodes():
+    (parsed,) = accept(instance(replicas=2)).instances
+    assert (parsed.nodes, parsed.among, parsed.replicas) == (None, ("node1", "node2", "node3"), 2)
+    assert accept(instance(replicas="auto")).instances[0].replicas == 0
+
+
+def test_a_repository_and_what_is_wanted_of_it():
+    repo = {"repo": "owner/name", "quant": ["Q8_0", "Q6_K"], "revision": "v1"}
+    (parsed,) = accept(instance(model=repo)).instances
+    assert (parsed.model.repo, parsed.model.wanted, parsed.model.revision) == ("owner/name", ("Q8_0", "Q6_K"), "v1")
+    assert accept(instance(model={"repo": "owner/name", "quant": "auto"})).instances[0].model.wanted == ()
+
+
+def test_quantisations_that_lie_around():
+    quants = {"Q8_0": {"path": "/srv/m-q8.gguf"}, "Q4_0": {"url": "https://h/m-q4.gguf", "sha256": SHA}}
+    (parsed,) = accept(instance(model={"quants": quants, "quant": "auto"})).instances
+    assert {name: source.where for name, source in parsed.model.quants.items()} == {
+        "Q8_0": "/srv/m-q8.gguf",
+        "Q4_0": "https://h/m-q4.gguf",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"replicas": 0}, ".replicas = 0: must be at least 1 replica; write e.g. 2, or auto"),
+        (
+            {"replicas": 2, "head": "node1"},
+            ".head = node1: each replica has a head of its own; list nodes to choose from",
+        ),
+        ({"replicas": 2, "name": "a" * 29}, ".name = %s: with replicas it has at most 28 characters" % ("a" * 29)),
+        ({"devices": "CUDA0"}, ".devices = CUDA0: must be a list of devices as their node calls them"),
+        ({"devices": ["CUDA0", "CUDA0"]}, '.devices = ["CUDA0", "CUDA0"]: names a device twice'),
+        ({"min_context": 4096}, ".min_context = 4096: it bounds context: auto; write that, or leave it out"),
+        ({"cpu_moe": True, "n_cpu_moe": 3}, ".n_cpu_moe = 3: cpu_moe keeps the experts of all layers on the CPU"),
+        (
+            {"nodes": "auto", "tensor_split": [1, 1]},
+            ".tensor_split = [1.0, 1.0]: its shares follow the order of the nodes",
+        ),
+        (
+            {"nodes": ["node1"], "split_mode": "tensor", "flash_attention": "off"},
+            ".flash_attention = off: split_mode tensor needs it",
+        ),
+        (
+            {"nodes": "auto", "model": {"path": "/m.gguf", "from": "node"}},
+            ".model = (not set): a file of the head needs a head",
+        ),
+    ],
+)
+def test_what_does_not_go_together(change, message):
+    assert only(instance(**change)).startswith("llamacpp_instances[0]" + message)
+
+
+def test_a_name_that_a_replica_may_get():
+    message = only(instance(replicas=2), instance("demo-2"))
+    assert (
+        message
+        == "llamacpp_instances[1].name = demo-2: a replica of llamacpp_instances[0] may get this name; choose another"
+    )

@@ -28,7 +28,7 @@ def found(units=None, listening=None):
 
 def assign(*instances, units=None, listening=None, settings=None):
     declared = accept(*instances, settings=settings or {})
-    ports, problems = assign_ports(declared, found(units, listening))
+    ports, problems = assign_ports(declared.settings, declared.instances, found(units, listening))
     return ports, [str(problem) for problem in problems]
 
 

@@ -84,7 +84,7 @@ def test_problems_of_both_kinds_in_one_message(plan):
     assert result["failed"]
     assert result["msg"].splitlines() == [
         "2 problems with what is declared or found:",
-        "  llamacpp_instances[0].context = 0: must be at least 1 token; write e.g. 4096",
+        "  llamacpp_instances[0].context = 0: must be at least 1 token; write e.g. 4096, or auto",
         "  llamacpp_instances[1].model = /srv/models/toy.gguf: it is truncated",
     ]
 
