@@ -100,6 +100,9 @@ def main() -> None:
         result = bring(module.params["dest"], page, module.check_mode)
     except OSError as error:
         module.fail_json(msg="dest = %s: the page cannot be written: %s" % (module.params["dest"], error))
+    if not module._diff:
+        # Thousands of lines that a task may have switched off.
+        result.pop("diff", None)
     module.exit_json(dest=module.params["dest"], size=len(page.encode()), **result)
 
 

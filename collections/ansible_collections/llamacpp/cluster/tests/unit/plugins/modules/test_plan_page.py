@@ -50,7 +50,12 @@ def test_check_mode_writes_nothing(page, tmp_path):
     dest = tmp_path / "plan.html"
     result = page(plan=PLAN, dest=str(dest), check=True, diff=True)
     assert result["changed"] is True
+    assert result["diff"]["after"].startswith("<!DOCTYPE html>")
     assert not dest.exists()
+
+
+def test_a_difference_is_shown_to_those_who_ask(page, tmp_path):
+    assert "diff" not in page(plan=PLAN, dest=str(tmp_path / "plan.html"))
 
 
 def test_a_plan_of_another_schema(page, tmp_path):
