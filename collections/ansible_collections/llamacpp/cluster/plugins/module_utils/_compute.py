@@ -43,10 +43,14 @@ _EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")
 # Tensors that are not of a block: in the head's memory always, and created for layer 0 (LLM_TENSOR_INFOS).
 _AT_HOST = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.")
 _FIRST_LAYER = ("token_embd_norm.", "per_layer_model_proj.", "per_layer_proj_norm.", "hrm.z_l_init")
+# Names of blocks that are not "blk.N.": of encoders and decoders.
+_NUMBERED = re.compile(r"^(?:enc|dec)\.blk\.(\d+)\.")
 _CUDA = ("cuda", "rocm")
 # How often a pattern of layers stays, for the allocator to come to its rhythm; and how long one may be.
 _REPEATS = 6
 _LONGEST_PATTERN = 8
+# Their graphs leave gaps that grow with every layer.
+_WHOLE = frozenset(("t5", "t5encoder"))
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def compute_buffers(
         layers.append(_Layer(number, tables.kinds[number], backend, cpu if number < kept else backend))
     output = cpu if placed[-1] == HOST else placed[-1]
     flash = _flash_attention(model, hp, tables, layers, output, devices, context)
-    sizes = _sizes(model, hp, tables, layers, output, devices, context, flash, pipeline)
+    sizes = _sizes(model, hp, tables, layers, output, devices, context, flash, pipeline, settings.embedding)
     return ComputeBuffers(tuple(sizes[:-1]), sizes[-1], builder_for(hp.architecture) is not None, flash, pipeline)
 
 
@@ -136,16 +140,18 @@ def _sizes(
     context: Context,
     flash: bool,
     pipeline: bool,
+    embeddings: bool,
 ) -> list[int]:
     """Compute a reduced graph, and spread its figures over the devices that look the same."""
-    chosen, twins = _reduced(layers)
-    used = sorted({layer.backend for layer in chosen} | {layer.experts for layer in chosen} | {output, len(devices)})
+    chosen, twins = _reduced(layers, hp.architecture in _WHOLE)
+    keepers = [layer for layer in layers if hp.kv_from_start - 2 <= layer.number < hp.kv_from_start]
+    used = sorted({layer.backend for layer in (*chosen, *keepers)} | {layer.experts for layer in chosen} | {output, len(devices)})
     number = {backend: index for index, backend in enumerate(used)}
     short = [_Layer(layer.number, layer.kind, number[layer.backend], number[layer.experts]) for layer in chosen]
     kinds = tuple(devices[index].hardware if index < len(devices) else "host" for index in used)
     offload = next((number[index] for index in used[:-1] if devices[index].kind in _OFFLOADS), -1)
-    # Without what differs between layers of a kind: their numbers, but for those that caches are shared with.
-    key = (tuple(short), number[output], kinds, offload, context, flash, pipeline)
+    owners = {layer.number: number[layer.backend] for layer in keepers}
+    key = (tuple(short), number[output], kinds, offload, context, flash, pipeline, embeddings, tuple(owners.items()))
     found = tables.known.get(key)
     if found is None:
         place = Place(
@@ -153,8 +159,9 @@ def _sizes(
             number[output],
             len(used) - 1,
             frozenset(index for index, kind in enumerate(kinds) if kind in _CUDA),
+            owners,
         )
-        blocks = _blocks(model, hp, tables, short, place, context, flash)
+        blocks = _blocks(model, hp, tables, short, place, context, flash, embeddings)
         found = tuple(reserve(blocks.graph, len(used), PIPELINE_COPIES if pipeline else 1, offload))
         tables.known[key] = found
     sizes = [0] * (len(devices) + 1)
@@ -165,12 +172,15 @@ def _sizes(
     return sizes
 
 
-def _reduced(layers: Sequence[_Layer]) -> tuple[list[_Layer], dict[int, int]]:
+def _reduced(layers: Sequence[_Layer], whole: bool) -> tuple[list[_Layer], dict[int, int]]:
     """Choose the layers that decide the peak, and say which devices look the same as another.
 
     Of a run of layers of one kind the first few are enough: the allocator's state repeats. A device
-    in the middle needs what another in the middle with the same layers needs.
+    in the middle needs what another in the middle with the same layers needs. ``whole``: nothing
+    can be left out.
     """
+    if whole:
+        return list(layers), {}
     segments: list[list[_Layer]] = []
     for layer in layers:
         if not segments or segments[-1][-1].backend != layer.backend:
@@ -226,6 +236,7 @@ def _blocks(
     place: Place,
     context: Context,
     flash: bool,
+    embeddings: bool,
     probe: bool = False,
 ) -> Blocks:
     """Build the graph. ``probe``: of one token a sequence, with which llama.cpp tries flash attention."""
@@ -242,8 +253,12 @@ def _blocks(
         backend = place.output
         if name.startswith(_AT_HOST):
             backend = place.cpu
-        elif name.startswith(_FIRST_LAYER):
+        elif name.startswith(_FIRST_LAYER) and hp.architecture not in ("lfm2", "lfm2moe"):
             backend = layers[0].backend
+        else:
+            match = _NUMBERED.match(name)
+            if match:
+                backend = place.layers.get(int(match.group(1)), place.output)
         outside[name] = Weight(_four(group.shape), group.nbytes, backend)
     if "output.weight" not in outside and "token_embd.weight" in outside:
         table = outside["token_embd.weight"]
@@ -266,7 +281,7 @@ def _blocks(
         v_trans=context.v_trans,
         offload_kqv=context.offload_kqv,
         full_offload=all(layer.backend != place.cpu for layer in layers) and place.output != place.cpu,
-        embeddings=False,
+        embeddings=embeddings,
     )
     blocks = Blocks(hp, model.hyperparameters, weights, batch, place)
     build = builder_for(hp.architecture)
@@ -295,12 +310,12 @@ def _flash_attention(
     cpu = len(devices)
     if context.offload_kqv and all(layer.backend != cpu for layer in layers):
         return True
-    chosen, _ = _reduced(layers)
+    chosen, _ = _reduced(layers, hp.architecture in _WHOLE)
     key = (tuple(chosen), output, context.offload_kqv, context.n_seq_max, context.kv_unified)
     found = tables.flash.get(key)
     if found is None:
-        place = Place({layer.number: layer.backend for layer in chosen}, output, cpu)
-        blocks = _blocks(model, hp, tables, chosen, place, context, True, probe=True)
+        place = Place({layer.number: layer.backend for layer in layers}, output, cpu)
+        blocks = _blocks(model, hp, tables, chosen, place, context, True, False, probe=True)
         place_nodes(blocks.graph, cpu + 1)
         found = all(
             node.backend == place.layers[int(node.tag)] for node in blocks.graph.nodes if node.op == "flash_attn"

@@ -9,7 +9,7 @@ a graph needs is here: shapes, the order of evaluation, and which tensor is a vi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import Graph, Tensor
@@ -78,12 +78,14 @@ class Place:
     """Where things are: ``layers`` to compute with their backends, ``output``'s, and the CPU's number.
 
     ``cuda``: backends whose flash attention copies a quantised cache to f16 first.
+    ``owners``: backends of layers whose caches others read.
     """
 
     layers: Mapping[int, int]
     output: int
     cpu: int
     cuda: frozenset[int] = frozenset()
+    owners: Mapping[int, int] = field(default_factory=dict)
 
 
 class Operations:
@@ -151,7 +153,8 @@ class Operations:
 
     def backend(self, layer: int) -> int:
         """Return the backend of a layer."""
-        return self.place.layers[layer]
+        found = self.place.layers.get(layer)
+        return self.place.owners[layer] if found is None else found
 
     def new_input(self, name: str, ne: Sequence[int], es: int) -> Tensor:
         """Return the input ``name``, made at its first use."""

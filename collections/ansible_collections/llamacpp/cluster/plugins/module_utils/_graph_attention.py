@@ -58,15 +58,25 @@ class Attention(Operations):
         )
 
     def attention_now(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, out: str = "attn_output", bias: Tensor | None = None
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: str = "attn_output",
+        bias: Tensor | None = None,
+        mask: tuple[str, int] | None = None,
     ) -> Tensor:
-        """build_attn without a cache: the tokens of the batch attend to each other."""
+        """build_attn without a cache: the tokens of the batch attend to each other, or to others.
+
+        ``mask``: name and length of what they attend to, when it is not themselves.
+        """
         for item in (q, k, v):
             self.expand(item)
-        swa = self.hp.swa[layer]
-        shape = (self.nt, self.nt, 1, 1)
-        mask = self.new_input("mask_swa" if swa else "mask", shape, F16 if self.batch.flash else F32)
-        return self.linear(layer, out, self._attend(layer, q, k, v, mask, False, None, bias))
+        name, length = mask or ("mask_swa" if self.hp.swa[layer] else "mask", self.nt)
+        masking = self.new_input(name, (length, self.nt), F16 if self.batch.flash else F32)
+        cur = self._attend(layer, q, k, v, masking, False, None, bias)
+        return self.linear(layer, out, cur) if out else cur
 
     def attention(
         self,

@@ -13,18 +13,18 @@ class FeedForward(Operations):
 
     def ffn(self, layer: int, cur: Tensor, suffix: str = "", relu_squared: bool = False) -> Tensor:
         """build_ffn with a parallel gate, with both halves in one tensor, or with none."""
-        up = self.linear(layer, "ffn_up" + suffix, cur)
-        down = self.need(layer, "ffn_down" + suffix + ".weight")
+        up = self.linear(layer, "ffn_up" + suffix, cur) if self.has(layer, "ffn_up%s.weight" % suffix) else cur
+        down = self.w(layer, "ffn_down" + suffix + ".weight")
         if self.has(layer, "ffn_gate" + suffix + ".weight"):
             gate = self.linear(layer, "ffn_gate" + suffix, cur)
             hidden = self.glu(gate, up)
-        elif up.ne[0] == 2 * down.ne[0]:
+        elif down is not None and up.ne[0] == 2 * down.ne[0]:
             hidden = self.glu_halves(up)
         else:
             hidden = self.unary(up)
             if relu_squared:
                 hidden = self.like("sqr", hidden)
-        return self.linear(layer, "ffn_down" + suffix, hidden)
+        return self.linear(layer, "ffn_down" + suffix, hidden) if down is not None else hidden
 
     def experts(
         self,

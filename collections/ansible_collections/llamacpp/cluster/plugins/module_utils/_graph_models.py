@@ -28,8 +28,11 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_dense impo
     talkie,
     transformer,
 )
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_encoder import bert, encoder, t5_decoder, t5_encoder
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_gemma import gemma3n, gemma4
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_hybrid import falcon_h1, granite_hybrid, jamba, lfm2, nemotron_h, plamo2, state_space
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_latent import deepseek2, minicpm3, plm
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_rwkv import rwkv, rwkv_attention
 
 Builder = Callable[[Blocks], None]
 
@@ -168,6 +171,17 @@ BUILDERS: dict[str, Builder] = {
     "llada": _like_llama(cached=False),
     "llada-moe": _like_llama(cached=False, gating="softmax", norm_weights=False),
     "rnd1": _like_llama(cached=False, **_SOFTMAX),
+    # embeddings
+    **dict.fromkeys("bert nomic-bert nomic-bert-moe jina-bert-v2 jina-bert-v3".split(), bert),
+    "modern-bert": partial(encoder, t=Traits(rms=False, cached=False, norm_embedding="token_embd_norm")),
+    "eurobert": partial(encoder, t=Traits(cached=False)),
+    "llama-embed": partial(encoder, t=Traits(cached=False)),
+    "neo-bert": partial(encoder, t=Traits(cached=False), norm="enc.output_norm"),
+    "gemma-embedding": partial(
+        encoder, t=Traits(cached=False, scale_tokens=True, scale_queries=True, **_POST_NORMS)
+    ),
+    "t5": t5_decoder,
+    "t5encoder": t5_encoder,
     # of their own
     "bitnet": bitnet,
     "talkie": talkie,
@@ -181,7 +195,13 @@ BUILDERS: dict[str, Builder] = {
     "nemotron_h": nemotron_h,
     "nemotron_h_moe": nemotron_h,
     "deepseek2-ocr": deepseek2,
+    "gemma3n": gemma3n,
+    "gemma4": gemma4,
     "minicpm3": minicpm3,
+    "rwkv6": rwkv,
+    "rwkv7": rwkv,
+    "rwkv6qwen2": rwkv_attention,
+    "arwkv7": rwkv_attention,
     "plm": plm,
     "qwen3next": qwen3next,
     "qwen35": qwen3next,

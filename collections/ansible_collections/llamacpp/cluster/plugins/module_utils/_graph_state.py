@@ -213,7 +213,7 @@ class Recurrent(Operations):
             self.view("view", y_ssm, (count, 1, 1, 1), nb), self.view("view", states_s, (count, 1, 1, 1), nb)
         )
         y = self.view("view", y_ssm, x.ne, x.nb)
-        y = self.add(y, self.mul(x, self.need(layer, "ssm_d")))
+        y = self.add(y, self.mul(x, self.reshape(self.need(layer, "ssm_d"), 1, heads)))
         y = self.reshape(self.glu(self.cont(z), y), inner, steps, seqs)
         cur = self.linear(layer, "ssm_out", y)
         return self.reshape(cur, cur.ne[0], self.nt)
