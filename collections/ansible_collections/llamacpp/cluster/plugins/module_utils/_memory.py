@@ -114,8 +114,7 @@ def estimate(model: ModelFacts, devices: Sequence[MemoryDevice], settings: Setti
     placed = place(model, devices, settings)
     weights, at_host = model_bytes(model, devices, settings, placed)
     caches, cache_at_host = _context_bytes(model, context, devices, placed)
-    buffers_of = compute_buffers if builder_for(model.architecture) else bound
-    compute = buffers_of(model, placed, devices, settings, context)
+    compute = _compute(model, placed, devices, settings, context)
     buffers = list(compute.devices)
     together = offload_devices(devices, settings)
     parallel = settings.split_mode == "tensor" and len(together) > 1
@@ -151,6 +150,23 @@ def estimate(model: ModelFacts, devices: Sequence[MemoryDevice], settings: Setti
         exact=compute.exact and hparams(model).known and not parallel,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _compute(
+    model: ModelFacts,
+    placed: Sequence[int],
+    devices: Sequence[MemoryDevice],
+    settings: Settings,
+    context: Context,
+) -> ComputeBuffers:
+    """Return the compute buffers, or a bound for an architecture, or a file of one, that cannot be followed."""
+    if builder_for(model.architecture):
+        try:
+            return compute_buffers(model, placed, devices, settings, context)
+        except (LookupError, ArithmeticError):
+            # A tensor or a key is missing that every file of this architecture has.
+            pass
+    return bound(model, placed, devices, settings, context)
 
 
 def _context_bytes(

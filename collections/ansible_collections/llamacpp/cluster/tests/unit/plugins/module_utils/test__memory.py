@@ -31,7 +31,7 @@ def llama(n_layers: int = 4, **changes) -> ModelFacts:
     groups = [_group("blk.*.%s.weight" % name, layers, shape) for name, shape in shapes.items()]
     outside = {"token_embd": (1024, 32000), "output_norm": (1024,), "output": (1024, 32000)}
     groups += [_group("%s.weight" % name, (), shape) for name, shape in outside.items()]
-    return model(n_layers, tensor_groups=tuple(groups), **dict({"architecture": "llama"}, **changes))
+    return model(n_layers, **dict({"architecture": "llama", "tensor_groups": tuple(groups)}, **changes))
 
 
 def _group(name, layers, shape):
@@ -127,6 +127,14 @@ def test_an_unknown_architecture_is_an_estimate():
     assert "llama9000" in found.notes[0]
     assert (found.devices[0].model, found.devices[0].context) == (known.devices[0].model, known.devices[0].context)
     assert found.devices[0].compute >= known.devices[0].compute
+
+
+def test_a_file_without_a_tensor_that_all_others_have_is_an_estimate():
+    whole = llama()
+    kept = tuple(group for group in whole.tensor_groups if group.name != "blk.*.attn_k.weight")
+    found = estimate(llama(tensor_groups=kept), [CUDA], Settings(ctx_size=4096))
+    assert not found.exact
+    assert found.devices[0].compute >= estimate(whole, [CUDA], Settings(ctx_size=4096)).devices[0].compute
 
 
 def test_what_is_refused():
