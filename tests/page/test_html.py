@@ -17,6 +17,7 @@ from plans import MIB, PLANS, static, v100s
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page import PageError, plan_page
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page_html import breakable, gib, mib, mib_free, tag
+from ansible_collections.llamacpp.cluster.plugins.module_utils._page_nodes import listing
 
 
 class Structure(HTMLParser):
@@ -107,6 +108,21 @@ def test_sizes_never_flatter() -> None:
     assert [mib(size) for size in (0, 1, MIB, MIB + 1, 1 << 40, None)] == ["0", "1", "1", "2", "1,048,576", "?"]
     assert [mib_free(size) for size in (0, MIB - 1, MIB, None)] == ["0", "0", "1", "?"]
     assert [gib(size) for size in (0, 3 << 29, None)] == ["0.0 GiB", "1.5 GiB", "?"]
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["CUDA0"], "CUDA0"),
+        (["CUDA0", "CUDA1"], "CUDA0, CUDA1"),
+        (["CUDA6", "CUDA7", "CUDA8", "CUDA9", "CUDA10"], "CUDA6 \u2013 CUDA10"),
+        (["CPU", "CUDA0", "CUDA1", "CUDA2"], "CPU, CUDA0 \u2013 CUDA2"),
+        (["CUDA0", "CUDA2", "CUDA3", "CUDA4"], "CUDA0, CUDA2 \u2013 CUDA4"),
+        (["CUDA0", "CUDA0", "RPC1"], "CUDA0, CUDA0, RPC1"),
+    ],
+)
+def test_devices_that_follow_each_other_are_told_shortly(names: list[str], text: str) -> None:
+    assert listing(names) == text
 
 
 def test_what_nobody_knows_is_said_to_be_unknown() -> None:

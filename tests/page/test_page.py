@@ -226,15 +226,20 @@ def test_names_are_text_and_nothing_else(show: Show) -> None:
 
 
 def test_a_printer_gets_everything(show: Show) -> None:
-    seen = show("v100s", 1024)
+    # A4 at 96 dots an inch; who prints from the dark scheme wants white paper all the same.
+    seen = show("v100s", 794, color_scheme="dark")
     command = seen.page.locator("pre").first
     reason = seen.page.get_by_text("71.9 GiB of weights")
     assert not command.is_visible()
-    seen.page.emulate_media(media="print", color_scheme="light")
+    seen.page.emulate_media(media="print", color_scheme="dark")
     assert not seen.page.locator("nav").is_visible()
     assert command.bounding_box()["height"] > 50
     assert reason.bounding_box()["height"] > 0
-    assert seen.ask("document.documentElement.scrollWidth") <= 1024
+    assert seen.page.locator(".overview thead").is_visible()
+    assert seen.ask(OUTSIDE) == []
+    assert seen.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert seen.ask("getComputedStyle(document.querySelector('.card')).backgroundColor") == "rgb(255, 255, 255)"
+    assert seen.ask(FAINT, 4.5)["faint"] == []
     assert seen.page.pdf(format="A4").startswith(b"%PDF")
 
 

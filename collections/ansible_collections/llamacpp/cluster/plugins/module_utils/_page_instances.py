@@ -253,7 +253,7 @@ def _alternatives(alternatives: Sequence[Mapping[str, Any]]) -> Markup | None:
         values: dict[str, Child] = {
             "rank": str(item["rank"]),
             "placement": strategy_name(item["strategy"]),
-            "where": "%s (%s)" % (", ".join(item["nodes"]), listing(item["device_names"])),
+            "where": _where(item),
             "quantisation": item["quant"] or UNKNOWN,
             "context": format(item["ctx_size"], ","),
             "needs": gib(item["total_bytes"]),
@@ -273,6 +273,13 @@ def _alternatives(alternatives: Sequence[Mapping[str, Any]]) -> Markup | None:
         tag("summary", summary),
         tag("table", tag("thead", head), tag("tbody", *rows), class_="lined alternatives"),
     )
+
+
+def _where(item: Mapping[str, Any]) -> str:
+    """Return nodes and devices of a placement; over several nodes their names would only repeat each other."""
+    many = len(item["nodes"]) > 1
+    devices = count(item["devices"], "device") if many else listing(item["device_names"])
+    return "%s (%s)" % (", ".join(item["nodes"]), devices)
 
 
 def _settings(settings: Mapping[str, Any]) -> Markup:

@@ -236,5 +236,17 @@ def placed_on(instance: Mapping[str, Any]) -> str:
 
 
 def listing(names: Sequence[str]) -> str:
-    """Return names of devices in order; of many the first and the last."""
-    return ", ".join(names) if len(names) < 3 else "%s \u2013 %s" % (names[0], names[-1])
+    """Return names of devices; three or more that follow each other as the first and the last of them."""
+    runs: list[list[str]] = []
+    for name in names:
+        if runs and _follows(runs[-1][-1], name):
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return ", ".join(", ".join(run) if len(run) < 3 else "%s \u2013 %s" % (run[0], run[-1]) for run in runs)
+
+
+def _follows(name: str, other: str) -> bool:
+    """Whether ``other`` is the device after ``name``: CUDA1 after CUDA0."""
+    one, two = (re.fullmatch(r"(.*?)([0-9]+)", text) for text in (name, other))
+    return bool(one and two and one[1] == two[1] and int(one[2]) + 1 == int(two[2]))

@@ -17,7 +17,7 @@ STYLE = """
   --model: #0072b2; --on-model: #ffffff; --context: #56b4e9; --compute: #e69f00; --overhead: #cc79a7;
   --tone0: #d4e4f1; --tone1: #e6ebf0; --on-tone: #1b1e23;
 }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root {
     --ground: #121418; --surface: #1b1e24; --raised: #242830; --line: #31363f; --edge: #7c8594;
     --text: #e8eaed; --quiet: #a5adb9; --accent: #86c5f2; --on-accent: #10202c; --warn: #ffb680; --warn-ground: #3a2614;
@@ -152,6 +152,7 @@ td, th { padding: 6px 8px; vertical-align: baseline; overflow-wrap: anywhere; }
 .notes li { overflow-wrap: anywhere; }
 .notes li::before { content: "\\2022\\00a0"; }
 .chosen td { font-weight: 600; }
+.alternatives td:last-child { min-width: 9em; }
 .why { margin-top: 8px; max-width: 80ch; overflow-wrap: anywhere; }
 .facts {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(min(200px, 100%), 1fr)); gap: 12px 24px;
@@ -189,10 +190,10 @@ button {
   padding: 2px 12px; cursor: pointer;
 }
 
-@media (min-width: 901px) {
+@media screen and (min-width: 901px) {
   .overview [data-label="model"] { min-width: 12em; }
 }
-@media (max-width: 900px) {
+@media screen and (max-width: 900px) {
   .masthead, nav > div, main, .colophon { padding-left: 16px; padding-right: 16px; }
   nav output { display: none; }
   .instance { padding: 16px; }
@@ -210,7 +211,7 @@ button {
     content: attr(data-label); display: block; color: var(--quiet); font-weight: 400; font-size: 12px;
   }
 }
-@media (max-width: 600px) {
+@media screen and (max-width: 600px) {
   .cards { grid-template-columns: 100%; }
   .hardware { display: block; margin-left: 0 !important; }
   .memory thead { display: none; }
@@ -230,9 +231,18 @@ button {
 @media print {
   :root { --ground: #fff; }
   body { font-size: 11px; }
+  table, pre, code, summary, figcaption, .facts, .notes, .ports, .settings, .legend, .colophon, .choices details {
+    font-size: 10px;
+  }
+  td, th { padding: 3px 4px; }
+  .masthead, main, .colophon { padding: 0; }
   nav, button, .skip { display: none !important; }
+  .masthead, main > section { margin-top: 16px; }
+  .cards { display: block; }
+  .card, .instance { padding: 12px; margin-top: 12px; }
   .card, tr, figure { break-inside: avoid; }
   .instance { break-inside: auto; }
+  h2, h3, h4 { break-after: avoid; }
   details::details-content { content-visibility: visible; block-size: auto; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 }
