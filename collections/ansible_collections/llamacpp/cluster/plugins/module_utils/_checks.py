@@ -96,7 +96,7 @@ def auto_or(check: Check[T]) -> Check[T | None]:
         try:
             return check(value)
         except Rejected as error:
-            raise Rejected("%s, or auto" % error) from error
+            raise Rejected("%s, or auto" % error if "must be" in str(error) else str(error)) from error
 
     return checked
 

@@ -24,8 +24,9 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._costs import bit
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Instance
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
+from ansible_collections.llamacpp.cluster.plugins.module_utils._option import PARTIAL, PREFERENCE, Option
 from ansible_collections.llamacpp.cluster.plugins.module_utils._placement import Knobs
-from ansible_collections.llamacpp.cluster.plugins.module_utils._search import PARTIAL, PREFERENCE, Option, Search
+from ansible_collections.llamacpp.cluster.plugins.module_utils._search import Search
 from ansible_collections.llamacpp.cluster.plugins.module_utils._search_rpc import (
     best_part,
     explicit,

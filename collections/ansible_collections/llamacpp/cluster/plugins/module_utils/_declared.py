@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 # How llama.cpp's backends name their devices (ggml/src/ggml-*/, b11434).
 _BACKENDS = {"cuda": "CUDA", "rocm": "ROCm", "vulkan": "Vulkan"}
@@ -141,7 +142,7 @@ class Device:
     compute_capability: str | None = None
     nvlink: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def local_name(self) -> str:
         """Return llama.cpp's name of it on its own node."""
         return "CPU" if self.kind == "cpu" else "%s%d" % (_BACKENDS.get(self.kind, self.kind.upper()), self.index)

@@ -15,10 +15,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._choose import (
     quality,
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._costs import bits, main_type
-from ansible_collections.llamacpp.cluster.plugins.module_utils._placement import MAX_DEVICES, Placement
-from ansible_collections.llamacpp.cluster.plugins.module_utils._pool import CPU, PoolNode
-from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import listing
-from ansible_collections.llamacpp.cluster.plugins.module_utils._search import (
+from ansible_collections.llamacpp.cluster.plugins.module_utils._option import (
     LAYER,
     ON_CPU,
     ONE_DEVICE,
@@ -28,6 +25,9 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._search import (
     TENSOR,
     Option,
 )
+from ansible_collections.llamacpp.cluster.plugins.module_utils._placement import MAX_DEVICES, Placement
+from ansible_collections.llamacpp.cluster.plugins.module_utils._pool import CPU, PoolNode
+from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import listing
 from ansible_collections.llamacpp.cluster.plugins.module_utils._sources import Offer
 
 GIB = 1 << 30

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Device, Instance
 from ansible_collections.llamacpp.cluster.plugins.module_utils._hparams import per_model
@@ -175,12 +176,12 @@ class Placement:
         """Return every share, also that of the host that holds no layer."""
         return self.shares + ((self.beside,) if self.beside else ())
 
-    @property
+    @cached_property
     def excess(self) -> int:
         """Bytes that are missing on all devices together; 0 when everything fits."""
         return sum(share.excess for share in self.all_shares)
 
-    @property
+    @cached_property
     def nodes(self) -> tuple[str, ...]:
         """Return the head and then the workers, in order."""
         return tuple(dict.fromkeys([self.head, *(slot.node for slot in self.offload)]))

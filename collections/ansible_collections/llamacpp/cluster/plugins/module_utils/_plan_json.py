@@ -12,10 +12,10 @@ from typing import Any
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Instance
 from ansible_collections.llamacpp.cluster.plugins.module_utils._flags import server_arguments, worker_arguments
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
+from ansible_collections.llamacpp.cluster.plugins.module_utils._option import Option
 from ansible_collections.llamacpp.cluster.plugins.module_utils._placement import GIB, Knobs, Placement, Share
 from ansible_collections.llamacpp.cluster.plugins.module_utils._pool import CPU, Pool, PoolNode
 from ansible_collections.llamacpp.cluster.plugins.module_utils._ports import Ports
-from ansible_collections.llamacpp.cluster.plugins.module_utils._search import Option
 from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import Settings
 from ansible_collections.llamacpp.cluster.plugins.module_utils._sources import Offer
 

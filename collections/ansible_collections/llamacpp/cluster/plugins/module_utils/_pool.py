@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Device
@@ -61,6 +62,10 @@ class PoolNode:
         """Return the bytes that are planned on a device so far."""
         return sum(use.total for use in self.uses.get(name, ()))
 
+    def crowd(self, name: str) -> int:
+        """Return how many instances are planned on a device so far."""
+        return len(self.uses.get(name, ()))
+
     def room(self, device: Device, margin: int, whole: bool = False) -> int:
         """Return the bytes that an instance may still take of a device; any number when ``margin`` is below 0.
 
@@ -113,6 +118,7 @@ class Pool:
         return head, frozenset(node.name for node in self.nodes.values() if instance in node.deployed)
 
 
+@lru_cache(maxsize=4096)
 def natural(name: str) -> tuple[tuple[int, str], ...]:
     """Return a key that sorts node2 before node10."""
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|\D+", name))

@@ -15,7 +15,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._choose import (
     Chosen,
     Rung,
 )
-from ansible_collections.llamacpp.cluster.plugins.module_utils._search import PARTIAL, Option
+from ansible_collections.llamacpp.cluster.plugins.module_utils._option import PARTIAL, Option
 
 
 def alternatives(chooser: Chooser, chosen: Chosen) -> list[Option]:
@@ -43,10 +43,16 @@ def alternatives(chooser: Chooser, chosen: Chosen) -> list[Option]:
     rung = Rung(replace(knobs, tensor_split=None, split_mode="layer"), "")
     other = Chooser(search.derived(free, whole=True), chooser.declared, chooser.facts, [chosen.offer])
     found = [chosen.option]
-    for where in (ONE_NODE, MANY_NODES, IN_PART, PROCESSOR):
-        if where == PROCESSOR and not search.has_gpus:
-            continue
-        found += other.options(chosen.offer, rung, where)
+    found += other.options(chosen.offer, rung, ONE_NODE)
+    found += other.options(chosen.offer, rung, MANY_NODES)
+    # Where all of it fits, nobody would leave a part in memory.
+    heads = {option.placement.head for option in found}
+    others = tuple(node.name for node in other.search.heads if node.name not in heads)
+    if others:
+        rest = search.derived(replace(free, among=others), whole=True)
+        found += Chooser(rest, chooser.declared, chooser.facts, [chosen.offer]).options(chosen.offer, rung, IN_PART)
+    if search.has_gpus:
+        found += other.options(chosen.offer, rung, PROCESSOR)
     unique: dict[tuple[object, ...], Option] = {}
     for option in found:
         names = tuple((share.slot.node, share.slot.device.local_name) for share in option.placement.shares)

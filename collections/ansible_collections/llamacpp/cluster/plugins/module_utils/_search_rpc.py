@@ -12,6 +12,15 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._fabric import networks
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
+from ansible_collections.llamacpp.cluster.plugins.module_utils._option import (
+    LAYER,
+    ON_CPU,
+    ONE_DEVICE,
+    PARTIAL,
+    RPC,
+    Option,
+    least,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._placement import (
     MAX_DEVICES,
     Knobs,
@@ -20,16 +29,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._placement import
     place,
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._pool import PoolNode, natural
-from ansible_collections.llamacpp.cluster.plugins.module_utils._search import (
-    LAYER,
-    ON_CPU,
-    ONE_DEVICE,
-    PARTIAL,
-    RPC,
-    Option,
-    Search,
-    least,
-)
+from ansible_collections.llamacpp.cluster.plugins.module_utils._search import Search
 
 GIB = 1 << 30
 # More networks than this are no alternatives that an operator would think of.
@@ -171,7 +171,7 @@ def partly(search: Search, model: ModelFacts, knobs: Knobs) -> list[Option]:
         if host is not None:
             slots = search.slots(node, search.gpus(node))
             option = best_part(search, node.name, slots, host, model, knobs)
-            found += search.for_twins([option], twins) if option else []
+            found += search.for_twins(option, twins) if option else []
     return sorted(found, key=lambda item: item.rank)
 
 

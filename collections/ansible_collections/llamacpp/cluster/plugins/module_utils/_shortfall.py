@@ -15,10 +15,11 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._explain import g
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._ggml_types import by_name
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts, TensorGroup
+from ansible_collections.llamacpp.cluster.plugins.module_utils._option import LAYER, ON_CPU, Option
 from ansible_collections.llamacpp.cluster.plugins.module_utils._placement import place
 from ansible_collections.llamacpp.cluster.plugins.module_utils._pool import Pool, PoolNode
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import Problem, listing
-from ansible_collections.llamacpp.cluster.plugins.module_utils._search import LAYER, ON_CPU, Option, Search
+from ansible_collections.llamacpp.cluster.plugins.module_utils._search import Search
 from ansible_collections.llamacpp.cluster.plugins.module_utils._search_rpc import explicit, widest
 from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import Refused
 from ansible_collections.llamacpp.cluster.plugins.module_utils._sources import Offer

@@ -106,7 +106,7 @@ def test_no_instances_is_fine():
     [
         ({"context": 0}, ".context = 0: must be at least 1 token; write e.g. 4096, or auto"),
         ({"context": -1}, ".context = -1: must be at least 1 token; write e.g. 4096, or auto"),
-        ({"context": "4096"}, ".context = 4096: it is text; write the number without quotes, e.g. 4096, or auto"),
+        ({"context": "4096"}, ".context = 4096: it is text; write the number without quotes, e.g. 4096"),
         ({"context": True}, ".context = true: must be a whole number; write e.g. 4096, or auto"),
         ({"context": 4096.5}, ".context = 4096.5: must be a whole number; write e.g. 4096, or auto"),
         ({"context": 1 << 40}, ".context = 1099511627776: must be at most 134217728 token; write e.g. 4096, or auto"),
@@ -168,11 +168,11 @@ def test_no_instances_is_fine():
         (
             {"nodes": ["node1", "nod2"]},
             '.nodes = ["node1", "nod2"]: nod2 is no node of the inventory '
-            "(node1, node2, node3, node4, node5, node6); did you mean node2?, or auto",
+            "(node1, node2, node3, node4, node5, node6); did you mean node2?",
         ),
         (
             {"head": "elsewhere"},
-            ".head = elsewhere: elsewhere is no node of the inventory (node1, node2, node3, node4, node5, node6), or auto",
+            ".head = elsewhere: elsewhere is no node of the inventory (node1, node2, node3, node4, node5, node6)",
         ),
         (
             {"nodes": ["node1", "node2", "node1"]},
