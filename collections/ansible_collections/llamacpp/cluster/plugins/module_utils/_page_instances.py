@@ -189,11 +189,12 @@ def _placement(instance: Mapping[str, Any], tensor: bool, left: int | None) -> M
     head = tag(
         "tr", *(tag("th", word, scope="col", class_="number" if word in headings[3:] else None) for word in headings)
     )
+    strip = layer_strip(instance["devices"], tensor)
     caption = "Each device holds a slice of every layer" if tensor else "Layers in the order of the devices"
     return tag(
         "div",
-        tag("h4", caption),
-        layer_strip(instance["devices"], tensor),
+        tag("h4", caption if strip else "Devices"),
+        strip,
         tag("table", tag("thead", head), tag("tbody", *rows), class_="lined shares"),
         class_="placement",
     )
