@@ -33,7 +33,7 @@ MEMORY = struct.Struct("<QQ")
 
 # llama.cpp uses 16 at most (llama_max_devices); a count beyond this is noise.
 MAX_DEVICES = 1024
-_ESTABLISHED = "01"
+_ESTABLISHED, _LISTEN = "01", "0A"
 _CONNECTION_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 
 
@@ -84,6 +84,7 @@ class RpcAnswer:
     protocol: str | None = None
     devices: tuple[RpcDevice, ...] = ()
     milliseconds: float | None = None
+    clients: tuple[str, ...] = ()
 
     @property
     def reachable(self) -> bool:
@@ -99,6 +100,7 @@ class RpcAnswer:
             "protocol": self.protocol,
             "devices": [asdict(device) for device in self.devices],
             "milliseconds": self.milliseconds,
+            "clients": list(self.clients),
         }
 
 
@@ -183,6 +185,14 @@ def ask(host: str, port: int, timeout: float, expected: tuple[int, int, int] = P
     return RpcAnswer("ok", "RPC %s with %s" % (version, listed or "no device"), version, devices, milliseconds)
 
 
+def ask_local(host: str, port: int, timeout: float) -> RpcAnswer:
+    """Ask a port of this machine, unless it has a client; raises :class:`OSError` when nobody can know that."""
+    connected = clients(port)
+    if connected:
+        return RpcAnswer("busy", "%s:%d has a client: %s" % (host, port, ", ".join(connected)), clients=connected)
+    return ask(host, port, timeout)
+
+
 def _devices(connection: socket.socket) -> tuple[RpcDevice, ...]:
     (count,) = NUMBER.unpack(call(connection, Command.DEVICE_COUNT, b"", NUMBER.size))
     if count > MAX_DEVICES:
@@ -205,12 +215,13 @@ def _take_back(connection: socket.socket) -> None:
 
 
 def clients(port: int, tables: Iterable[str] = _CONNECTION_TABLES) -> tuple[str, ...]:
-    """Return ``address:port`` of everyone who is connected to a local port, as the kernel's tables say.
+    """Return ``address:port`` of everyone who is connected to a local port on which somebody listens.
 
-    Connections that wait to be accepted count as well. Raises :class:`OSError` when no table can be read:
-    then nobody knows.
+    From the kernel's tables. Connections that wait to be accepted count as well; those that this machine
+    made from the same port do not. Raises :class:`OSError` when no table can be read: then nobody knows.
     """
-    found: list[str] = []
+    listening: set[str] = set()
+    connected: list[tuple[str, str]] = []
     read = 0
     for table in tables:
         try:
@@ -221,11 +232,17 @@ def clients(port: int, tables: Iterable[str] = _CONNECTION_TABLES) -> tuple[str,
         read += 1
         for row in rows:
             _number, local, remote, state = row.split()[:4]
-            if state == _ESTABLISHED and int(local.rpartition(":")[2], 16) == port:
-                found.append(_readable(remote))
+            address, _colon, digits = local.rpartition(":")
+            if int(digits, 16) != port:
+                continue
+            if state == _LISTEN:
+                listening.add(address)
+            elif state == _ESTABLISHED:
+                connected.append((address, remote))
     if not read:
         raise OSError(errno.ENOENT, "the kernel's table of connections cannot be read", "/proc/net/tcp")
-    return tuple(sorted(set(found)))
+    everywhere = any(int(address, 16) == 0 for address in listening)
+    return tuple(sorted({_readable(remote) for address, remote in connected if everywhere or address in listening}))
 
 
 def _readable(field: str) -> str:

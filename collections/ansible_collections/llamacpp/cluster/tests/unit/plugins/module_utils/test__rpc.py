@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import threading
@@ -84,8 +85,17 @@ def test_nobody_listens(listener):
     assert not answer.reachable
 
 
-def test_no_way_there():
-    assert _rpc.ask("no-such-host.invalid", 50052, 5).state == "unreachable"
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EHOSTUNREACH, "No route to host"), socket.gaierror(-2, "unknown"), socket.timeout("late")]
+)
+def test_no_way_there(monkeypatch, error):
+    def fail(*_arguments):
+        raise error
+
+    monkeypatch.setattr(socket, "create_connection", fail)
+    answer = _rpc.ask("198.51.100.1", 50052, 5)
+    assert answer.state == "unreachable"
+    assert not answer.reachable
 
 
 def test_a_web_server_is_no_worker(listener):
@@ -133,29 +143,50 @@ def test_clients_of_a_port_are_those_that_are_connected_to_it(listener):
     with socket.create_connection(("127.0.0.1", port)) as client:
         # Not accepted yet: the kernel counts it nevertheless, and so must we.
         assert _rpc.clients(port) == ("127.0.0.1:%d" % client.getsockname()[1],)
-        assert _rpc.clients(client.getsockname()[1]) == ("127.0.0.1:%d" % port,)
+        # The other end of it is a port of this machine as well, but nobody listens there.
+        assert _rpc.clients(client.getsockname()[1]) == ()
 
 
-def test_clients_of_both_tables_in_words(tmp_path):
-    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-    four = tmp_path / "tcp"
-    four.write_text(
-        head
-        + "   0: 0100007F:C384 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100\n"
-        + "   1: 0B01D50A:C384 0C01D50A:9C40 01 00000000:00000000 00:00000000 00000000     0        0 2 1 0 20\n"
-        + "   2: 0B01D50A:C384 0D01D50A:9C41 06 00000000:00000000 03:00000F10 00000000     0        0 0 3 0 20\n"
-        + "   3: 0B01D50A:C385 0D01D50A:9C42 01 00000000:00000000 00:00000000 00000000     0        0 3 1 0 20\n",
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+REST = " 00000000:00000000 00:00000000 00000000     0        0 2 1 0 20 4 30 10 -1\n"
+TO_ME = "0B01D50A:C384"  # 10.213.1.11:50052
+CONNECTIONS = (
+    "   1: %s 0C01D50A:9C40 01" % TO_ME + REST,
+    "   2: %s 0D01D50A:9C41 06" % TO_ME + REST,  # TIME_WAIT: gone
+    "   3: 0B01D50A:C385 0D01D50A:9C42 01" + REST,  # another port
+    "   4: 0F01D50A:C384 1401D50A:0016 01" + REST,  # another address of this machine; from there it went out
+)
+
+
+@pytest.mark.parametrize(
+    ("listener", "expected"),
+    [
+        (TO_ME, ("10.213.1.12:40000",)),
+        ("00000000:C384", ("10.213.1.12:40000", "10.213.1.20:22")),
+        ("0100007F:C384", ()),
+        ("0B01D50A:C385", ()),
+    ],
+    ids=["this address", "every address", "loopback", "another port"],
+)
+def test_clients_are_counted_where_somebody_listens(tmp_path, listener, expected):
+    table = tmp_path / "tcp"
+    table.write_text(HEAD + "   0: %s 00000000:0000 0A" % listener + REST + "".join(CONNECTIONS), encoding="ascii")
+    assert _rpc.clients(50052, (str(table), str(tmp_path / "no tcp6"))) == expected
+
+
+def test_clients_over_ipv6(tmp_path):
+    table = tmp_path / "tcp6"
+    table.write_text(
+        HEAD
+        + "   0: 00000000000000000000000000000000:C384 00000000000000000000000000000000:0000 0A"
+        + REST
+        + "   1: 0000000000000000FFFF00000B01D50A:C384 0000000000000000FFFF00000E01D50A:9C43 01"
+        + REST
+        + "   2: B80D0120000000000000000001000000:C384 B80D0120000000000000000002000000:9C44 01"
+        + REST,
         encoding="ascii",
     )
-    six = tmp_path / "tcp6"
-    six.write_text(
-        head
-        + "   0: 0000000000000000FFFF00000B01D50A:C384 0000000000000000FFFF00000E01D50A:9C43 01 0:0 0:0 0 0 0 4\n"
-        + "   1: B80D0120000000000000000001000000:C384 B80D0120000000000000000002000000:9C44 01 0:0 0:0 0 0 0 5\n",
-        encoding="ascii",
-    )
-    found = _rpc.clients(50052, (str(four), str(six)))
-    assert found == ("10.213.1.12:40000", "10.213.1.14:40003", "[2001:db8::2]:40004")
+    assert _rpc.clients(50052, (str(table),)) == ("10.213.1.14:40003", "[2001:db8::2]:40004")
 
 
 def test_a_kernel_that_says_nothing_is_not_a_port_without_clients(tmp_path):
