@@ -149,8 +149,8 @@ options:
   estimator:
     description:
       - V(python) works it out.
-      - V(llama_cpp) asks the programs in O(bin_dir), with a sparse copy of the header and simulated workers on
-        loopback.
+      - V(llama_cpp) asks the programs in O(bin_dir), with simulated workers on loopback for devices, and for O(url) a
+        sparse copy of the header. It answers for any cluster that can be described, in whole MiB.
     type: str
     choices: [python, llama_cpp]
     default: python
@@ -288,6 +288,7 @@ fit:
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import fields
 from typing import Any
 
@@ -295,6 +296,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._ggml_types import CACHE_TYPES
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError
+from ansible_collections.llamacpp.cluster.plugins.module_utils._memory import estimate
+from ansible_collections.llamacpp.cluster.plugins.module_utils._oracle import OracleError, copied, estimator
 from ansible_collections.llamacpp.cluster.plugins.module_utils._read_model import read_model
 from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import SPLIT_MODES, Refused, Settings
 from ansible_collections.llamacpp.cluster.plugins.module_utils._vram_fit import (
@@ -330,6 +333,26 @@ def paths_of(params: Mapping[str, Any]) -> dict[str, str]:
         for name, value in named.items()
         if isinstance(value, str) and "://" not in value
     }
+
+
+def asked(module: AnsibleModule, stack: ExitStack, models: Mapping[str, Any], places: Mapping[str, Any]) -> Any:
+    """Return who is asked for figures; ends the module where llama.cpp cannot be, as it wants a file."""
+    if module.params["estimator"] == "python":
+        return estimate
+    files = {}
+    for name in ("model", "model_draft"):
+        place = places[name]
+        if place is None:
+            continue
+        if isinstance(place, Mapping):
+            module.fail_json(
+                msg="estimator llama_cpp reads the header itself: write a path or an address for the model"
+            )
+        try:
+            files[id(models[name])] = stack.enter_context(copied(place)) if "://" in place else os.path.abspath(place)
+        except (GgufError, OSError) as error:
+            module.fail_json(msg="%s %s: %s" % (name, place, error))
+    return estimator(lambda facts: files[id(facts)], module.params["bin_dir"])
 
 
 def main() -> None:
@@ -387,20 +410,29 @@ def main() -> None:
     settings = {item.name: params[item.name] for item in fields(Settings) if item.name not in INNER}
     # YAML reads a bare on and off as booleans, which Ansible then writes as True and False.
     settings["flash_attn"] = {"true": "on", "false": "off"}.get(params["flash_attn"].lower(), params["flash_attn"])
-    model = read(module, "path" if params["path"] else "url", params["gguf"] or params["path"] or params["url"])
-    try:
-        fit = vram_fit(
-            model,
-            params["devices"],
-            mmproj=read(module, "mmproj", params["mmproj"]),
-            draft=read(module, "model_draft", params["model_draft"]),
-            draft_gpu_layers=params["gpu_layers_draft"],
-            margin=params["margin"],
-            paths=paths_of(params),
-            **settings,
-        )
-    except Refused as error:
-        module.fail_json(msg=str(error), setting=error.setting)
+    places = {"model": params["gguf"] or params["path"] or params["url"]}
+    places.update({name: params[name] for name in ("mmproj", "model_draft")})
+    with ExitStack() as stack:
+        try:
+            models = {
+                name: read(module, "path" if name == "model" and params["path"] else name, place)
+                for name, place in places.items()
+            }
+            fit = vram_fit(
+                models["model"],
+                params["devices"],
+                mmproj=models["mmproj"],
+                draft=models["model_draft"],
+                draft_gpu_layers=params["gpu_layers_draft"],
+                margin=params["margin"],
+                paths=paths_of(params),
+                estimator=asked(module, stack, models, places),
+                **settings,
+            )
+        except Refused as error:
+            module.fail_json(msg=str(error), setting=error.setting)
+        except OracleError as error:
+            module.fail_json(msg=str(error))
     module.exit_json(changed=False, fit=fit)
 
 
