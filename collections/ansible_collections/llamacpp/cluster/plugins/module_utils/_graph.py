@@ -263,7 +263,7 @@ class Operations:
 
     def glu_halves(self, tensor: Tensor) -> Tensor:
         """The same of the two halves of one tensor."""
-        return self.op("glu", (tensor.ne[0] // 2, *tensor.ne[1:]), tensor)  # type: ignore[arg-type]
+        return self.op("glu", (tensor.ne[0] // 2, *tensor.ne[1:]), tensor)
 
     def rope(self, tensor: Tensor, layer: int = -1) -> Tensor:
         """ggml_rope_ext."""
@@ -276,10 +276,10 @@ class Operations:
         weight = (self.w(layer, name + ".weight") or self.w(layer, name)) if name else None
         bias = self.w(layer, name + ".bias") if name else None
         made = self.like("rms_norm" if (self.rms if rms is None else rms) else "norm", tensor)
-        if pinned and layer >= 0 and (weight is not None or bias is not None):
-            # graph_get_cb: the norm is pinned to its layer's device, which saves copies.
-            if self.batch.full_offload or self.nt < 32:
-                made.pin = self.backend(layer)
+        # graph_get_cb: the norm is pinned to its layer's device, which saves copies.
+        pins = pinned and layer >= 0 and (weight is not None or bias is not None)
+        if pins and (self.batch.full_offload or self.nt < 32):
+            made.pin = self.backend(layer)
         if weight is not None:
             made = self.mul(made, weight)
         return self.add(made, bias) if bias is not None else made
@@ -317,7 +317,7 @@ class Operations:
             mixed = self.like("dup", self.new_input("mixed_embd", (width, self.nt), F32))
             ids = tokens_of(self.new_input("mixed_tokens", (self.nt,), I32))
             slots = self.new_input("mixed_slots", (self.nt,), I64)
-            self.expand(self._set_rows(mixed, ids, slots))
+            self.expand(self.set_rows(mixed, ids, slots))
         if width != self.hp.n_embd:
             current = self.columns(current, self.hp.n_embd, self.nt)
         if self.real("embedding_scale") and not self.key("n_deepstack_layers"):
@@ -329,7 +329,8 @@ class Operations:
         self.expand(current)
         return current
 
-    def _set_rows(self, target: Tensor, source: Tensor, ids: Tensor) -> Tensor:
+    def set_rows(self, target: Tensor, source: Tensor, ids: Tensor) -> Tensor:
+        """ggml_set_rows: a view of what it writes into."""
         made = Tensor("set_rows", target.ne, target.es, (source, ids, target), target.nb)
         made.view = target.view if target.view is not None else target
         made.nbytes = target.nbytes

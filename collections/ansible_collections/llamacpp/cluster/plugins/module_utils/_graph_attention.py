@@ -90,12 +90,13 @@ class Attention(Operations):
         v_mla: Tensor | None = None,
         key_only: bool = False,
         bias: Tensor | None = None,
+        chosen: Tensor | None = None,
     ) -> Tensor:
         """build_attn with a cache: stores keys and values, attends, and projects with ``out``.
 
         ``cached_layer``: whose cache is read, when it is another layer's. ``key_only``: the values
         are a part of the keys (latent attention), ``v_mla`` unfolds them. ``bias``: added to the
-        scores, which rules flash attention out.
+        scores, which rules flash attention out. ``chosen``: the only cells that count.
         """
         batch, hp = self.batch, self.hp
         swa = hp.swa[layer]
@@ -118,7 +119,10 @@ class Attention(Operations):
             self._store(cached_k, k, swa, False)
         if v is not None and not key_only:
             self._store(cached_v, v, swa, True)
-        cur = self._attend(layer, q, cached_k[1], cached_v[1], self.mask(swa), sinks, v_mla, bias)
+        mask = self.mask(swa)
+        if chosen is not None:
+            mask = self._mask_all_but(mask, chosen)
+        cur = self._attend(layer, q, cached_k[1], cached_v[1], mask, sinks, v_mla, bias)
         if rotate_v is not None or (rotate_k is not None and key_only):
             cur = self._hadamard(cur, rotate_v or rotate_k)  # type: ignore[arg-type]
         return self.linear(layer, out, cur) if out else cur
@@ -164,7 +168,7 @@ class Attention(Operations):
         if key_only:
             assert v is not None
             read = cached_k[1]
-            part = self.view("view", read, (v.ne[0], *read.ne[1:]), read.nb, read.nbytes)  # type: ignore[arg-type]
+            part = self.view("view", read, (v.ne[0], *read.ne[1:]), read.nb, read.nbytes)
             return cached_k, (cached_k[0], part)
         return cached_k, self._cache("v", layer, batch.type_v, v_size, n_kv, cells, home, batch.v_trans)
 
@@ -212,7 +216,23 @@ class Attention(Operations):
         else:
             flat = self.view("view", cur, (width, cur.ne[2], 1, 1), (cur.es, cur.nb[2], cur.nb[2] * cur.ne[2], 0))
             ids = self.new_input(("v_idxs" if value else "k_idxs") + suffix, (self.nt,), I64)
-        self.expand(self._set_rows(store, flat, ids))
+        self.expand(self.set_rows(store, flat, ids))
+
+    def _mask_all_but(self, mask: Tensor, chosen: Tensor) -> Tensor:
+        """The mask of sparse attention: filled, opened where the chosen cells are, and added to the causal one."""
+        cells, step, _, streams = mask.ne
+        filled = self.like("fill", mask)
+        one = mask.es
+        rows = self.view("view", filled, (1, cells, step, streams), (one, one, one * cells, one * cells * step))
+        # A tensor that nothing computes: the allocator gives it its place before the graph starts.
+        zeros = self.like("fill", Tensor("none", (1, chosen.ne[0], step, streams), F32))
+        opened = self.set_rows(rows, zeros, self.reshape(chosen, chosen.ne[0], step, streams))
+        return self.add(self.view("view", opened, mask.ne, mask.nb), mask)
+
+    def indexer_cache(self, layer: int, size: int, cells: int) -> tuple[Tensor, Tensor]:
+        """The keys of an indexer: what is stored into, and what is read."""
+        home = self.backend(layer) if self.batch.offload_kqv else self.place.cpu
+        return self._cache("indexer", layer, self.batch.type_k, size, 1, cells, home)
 
     def _attend(
         self,

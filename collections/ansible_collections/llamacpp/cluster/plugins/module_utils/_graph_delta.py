@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import Tensor
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_blocks import Blocks
-from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_dense import Traits, feed_forward, finish
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_layers import Traits, feed_forward, finish
 
 
 def qwen3next(b: Blocks) -> None:

@@ -7,7 +7,13 @@ from __future__ import annotations
 from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import Tensor
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph import F32, I32
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_blocks import Blocks
-from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_dense import Traits, attend, feed_forward, optional_norm, start
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_layers import (
+    Traits,
+    attend,
+    feed_forward,
+    optional_norm,
+    start,
+)
 
 
 def embedding(b: Blocks, cur: Tensor) -> None:
@@ -141,8 +147,5 @@ def _t5_bias(b: Blocks, prefix: str, first: str, bucket: Tensor) -> Tensor:
 def _t5_feed_forward(b: Blocks, prefix: str, residual: Tensor) -> Tensor:
     cur = b.norm(residual, -1, prefix + "ffn_norm")
     up = b.linear(-1, prefix + "ffn_up", cur)
-    if b.has(-1, prefix + "ffn_gate.weight"):
-        hidden = b.glu(b.linear(-1, prefix + "ffn_gate", cur), up)
-    else:
-        hidden = b.unary(up)
+    hidden = b.glu(b.linear(-1, prefix + "ffn_gate", cur), up) if b.has(-1, prefix + "ffn_gate.weight") else b.unary(up)
     return b.add(b.linear(-1, prefix + "ffn_down", hidden), residual)

@@ -110,7 +110,7 @@ class FeedForward(Operations):
         ranked = self.op("argsort", (groups, nt, 1, 1), self.reshape(total, groups, nt), es=I32)
         best = self.columns(ranked, self.key("expert_group_used_count", 1), nt)
         kept = self.op("get_rows", (each, best.ne[0], nt, 1), by_group, best)
-        masked = self._set_rows(self.like("fill", by_group), kept, best)
+        masked = self.set_rows(self.like("fill", by_group), kept, best)
         return self.reshape(masked, count, nt)
 
     def _mm_id(self, layer: int, name: str, cur: Tensor, chosen: Tensor) -> Tensor:

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import Tensor
-from ansible_collections.llamacpp.cluster.plugins.module_utils._graph import F32, I32
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph import I32
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_blocks import Blocks
-from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_dense import Traits, finish
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_layers import Traits, finish
 
 # Gemma 3n's: streams beside each other, and layers whose gates are made sparse.
 _ALTUP, _SPARSE_LAYERS = 4, 10
@@ -39,10 +39,7 @@ def _shared_attention(b: Blocks, layer: int, cur: Tensor) -> Tensor:
     k_size, v_size = (hp.head_k_swa, hp.head_v_swa) if swa else (hp.head_k, hp.head_v)
     count, kv = hp.n_head[layer], hp.n_head_kv[layer]
     fused = b.linear(layer, "attn_qkv", cur) if b.has(layer, "attn_qkv.weight") else None
-    if fused is not None:
-        q = b.cont(b.columns(fused, k_size * count, nt))
-    else:
-        q = b.linear(layer, "attn_q", cur)
+    q = b.cont(b.columns(fused, k_size * count, nt)) if fused is not None else b.linear(layer, "attn_q", cur)
     q = b.rope(b.norm(b.reshape(q, k_size, count, nt), layer, "attn_q_norm"))
     if 0 <= hp.kv_from_start <= layer:
         owner = hp.kv_from_start - (2 if swa else 1)
@@ -94,7 +91,7 @@ def _beside(b: Blocks, layer: int, residual: Tensor) -> Tensor:
 
 def _magnitude(b: Blocks, tensor: Tensor) -> Tensor:
     squared = b.like("sqr", tensor)
-    return b.like("sqrt", b.op("sum_rows", (1, *tensor.ne[1:]), squared))  # type: ignore[arg-type]
+    return b.like("sqrt", b.op("sum_rows", (1, *tensor.ne[1:]), squared))
 
 
 def _modalities(b: Blocks, layer: int, tensor: Tensor) -> Tensor:

@@ -6,7 +6,13 @@ from __future__ import annotations
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import Tensor
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_blocks import Blocks
-from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_dense import Traits, add_residual, feed_forward, finish, heads
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_layers import (
+    Traits,
+    add_residual,
+    feed_forward,
+    finish,
+    heads,
+)
 
 
 def state_space(b: Blocks) -> None:
@@ -43,7 +49,7 @@ def falcon_h1(b: Blocks) -> None:
 
 def nemotron_h(b: Blocks) -> None:
     """A layer is one of three: state space, attention, or feed forward."""
-    t = Traits(rope=False, relu_squared=True, gating="sigmoid", pick="after", hidden="after")
+    t = Traits(rope="none", relu_squared=True, gating="sigmoid", pick="after", hidden="after")
     cur = b.embed()
     for layer in b.layers:
         residual = cur
@@ -80,10 +86,7 @@ def jamba(b: Blocks) -> None:
     for layer in b.layers:
         residual = cur
         cur = b.norm(residual, layer, "attn_norm")
-        if b.hp.n_head_kv[layer] == 0:
-            cur = b.mamba(layer, cur)
-        else:
-            cur = b.attention(layer, *b.qkv(layer, cur))
+        cur = b.mamba(layer, cur) if b.hp.n_head_kv[layer] == 0 else b.attention(layer, *b.qkv(layer, cur))
         if layer == b.last:
             cur, residual = b.pick(cur, residual)
         residual = b.add(residual, cur)
@@ -99,10 +102,7 @@ def granite_hybrid(b: Blocks) -> None:
     for layer in b.layers:
         residual = cur
         cur = b.norm(residual, layer, "attn_norm")
-        if b.hp.recurrent[layer]:
-            cur = b.mamba2(layer, cur)
-        else:
-            cur = b.attention(layer, *heads(b, t, layer, cur))
+        cur = b.mamba2(layer, cur) if b.hp.recurrent[layer] else b.attention(layer, *heads(b, t, layer, cur))
         if layer == b.last:
             cur, residual = b.pick(cur, residual)
         residual = add_residual(b, t, cur, residual)
@@ -118,10 +118,7 @@ def plamo2(b: Blocks) -> None:
     for layer in b.layers:
         residual = cur
         cur = b.norm(residual, layer, "attn_norm")
-        if b.hp.recurrent[layer]:
-            cur = b.mamba_heads(layer, cur)
-        else:
-            cur = b.attention(layer, *heads(b, t, layer, cur))
+        cur = b.mamba_heads(layer, cur) if b.hp.recurrent[layer] else b.attention(layer, *heads(b, t, layer, cur))
         if layer == b.last:
             cur, residual = b.pick(cur, residual)
         residual = b.add(b.norm(cur, layer, "post_attention_norm"), residual)
@@ -137,10 +134,7 @@ def lfm2(b: Blocks) -> None:
     for layer in b.layers:
         residual = cur
         cur = b.norm(residual, layer, "attn_norm")
-        if b.hp.recurrent[layer]:
-            cur = b.short_convolution(layer, cur)
-        else:
-            cur = b.attention(layer, *heads(b, t, layer, cur))
+        cur = b.short_convolution(layer, cur) if b.hp.recurrent[layer] else b.attention(layer, *heads(b, t, layer, cur))
         if layer == b.last:
             cur, residual = b.pick(cur, residual)
         residual = b.add(residual, cur)

@@ -11,7 +11,6 @@ from typing import Any
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_blocks import Blocks
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_delta import kimi_linear, qwen3next
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_dense import (
-    Traits,
     arctic,
     bitnet,
     chameleon,
@@ -28,11 +27,26 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_dense impo
     talkie,
     transformer,
 )
-from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_encoder import bert, encoder, t5_decoder, t5_encoder
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_encoder import (
+    bert,
+    encoder,
+    t5_decoder,
+    t5_encoder,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_gemma import gemma3n, gemma4
-from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_hybrid import falcon_h1, granite_hybrid, jamba, lfm2, nemotron_h, plamo2, state_space
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_hybrid import (
+    falcon_h1,
+    granite_hybrid,
+    jamba,
+    lfm2,
+    nemotron_h,
+    plamo2,
+    state_space,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_latent import deepseek2, minicpm3, plm
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_layers import Traits
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_rwkv import rwkv, rwkv_attention
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_sparse import sparse_latent
 
 Builder = Callable[[Blocks], None]
 
@@ -45,9 +59,9 @@ def _side_by_side(**traits: Any) -> Builder:
     return partial(parallel, t=Traits(**traits))
 
 
-_SOFTMAX = {"gating": "softmax", "norm_weights": True}
-_POST_NORMS = {"post_attention": "post_attention_norm", "post_ffn": "post_ffw_norm"}
-_LAYER_NORM = {"rms": False}
+_SOFTMAX: dict[str, Any] = {"gating": "softmax", "norm_weights": True}
+_POST_NORMS: dict[str, Any] = {"post_attention": "post_attention_norm", "post_ffn": "post_ffw_norm"}
+_LAYER_NORM: dict[str, Any] = {"rms": False}
 
 BUILDERS: dict[str, Builder] = {
     **dict.fromkeys(
@@ -172,14 +186,12 @@ BUILDERS: dict[str, Builder] = {
     "llada-moe": _like_llama(cached=False, gating="softmax", norm_weights=False),
     "rnd1": _like_llama(cached=False, **_SOFTMAX),
     # embeddings
-    **dict.fromkeys("bert nomic-bert nomic-bert-moe jina-bert-v2 jina-bert-v3".split(), bert),
+    **dict.fromkeys(["bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3"], bert),
     "modern-bert": partial(encoder, t=Traits(rms=False, cached=False, norm_embedding="token_embd_norm")),
     "eurobert": partial(encoder, t=Traits(cached=False)),
     "llama-embed": partial(encoder, t=Traits(cached=False)),
     "neo-bert": partial(encoder, t=Traits(cached=False), norm="enc.output_norm"),
-    "gemma-embedding": partial(
-        encoder, t=Traits(cached=False, scale_tokens=True, scale_queries=True, **_POST_NORMS)
-    ),
+    "gemma-embedding": partial(encoder, t=Traits(cached=False, scale_tokens=True, scale_queries=True, **_POST_NORMS)),
     "t5": t5_decoder,
     "t5encoder": t5_encoder,
     # of their own
@@ -197,6 +209,8 @@ BUILDERS: dict[str, Builder] = {
     "deepseek2-ocr": deepseek2,
     "gemma3n": gemma3n,
     "gemma4": gemma4,
+    "deepseek32": sparse_latent,
+    "glm-dsa": sparse_latent,
     "minicpm3": minicpm3,
     "rwkv6": rwkv,
     "rwkv7": rwkv,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import Tensor
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_blocks import Blocks
-from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_dense import Traits, finish
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_layers import Traits, finish
 
 
 def _shift(b: Blocks, layer: int) -> Tensor:
@@ -181,7 +181,9 @@ def mix7(b: Blocks, layer: int, cur: Tensor, previous: Tensor, first_value: list
         gate = b.linear(layer, "time_mix_g2", b.unary(b.linear(layer, "time_mix_g1", xg)))
     a = b.linear(layer, "time_mix_a2", b.linear(layer, "time_mix_a1", xa))
     a = b.unary(b.add(a, b.need(layer, "time_mix_a0.weight")))
-    kk = b.op("l2_norm", (size, count, nt, 1), b.reshape(b.mul(k, b.need(layer, "time_mix_k_k.weight")), size, count, nt))
+    kk = b.op(
+        "l2_norm", (size, count, nt, 1), b.reshape(b.mul(k, b.need(layer, "time_mix_k_k.weight")), size, count, nt)
+    )
     ka = b.mul(k, b.need(layer, "time_mix_k_a.weight"))
     k = b.add(k, b.like("sub", b.mul(a, ka), ka))
     r, w, k, v, a = (b.reshape(item, size, count, nt) for item in (r, w, k, v, a))

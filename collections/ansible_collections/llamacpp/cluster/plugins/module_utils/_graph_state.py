@@ -165,7 +165,15 @@ class Recurrent(Operations):
         return self.op("ssm_scan", (count, 1, 1, 1), states, x, dt, self.need(layer, "ssm_a"), b, c, ids)
 
     def delta_net(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, beta: Tensor, states: Tensor, state: Tensor,
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gate: Tensor,
+        beta: Tensor,
+        states: Tensor,
+        state: Tensor,
         contiguous: bool = False,
     ) -> Tensor:
         """build_recurrent_attn with the fused operation: outputs, and the state goes back."""
