@@ -23,7 +23,8 @@ class Traits:
     ``rope``: queries and keys are rotated in "all" layers, in "none", in those that slide ("swa"),
     in all but every fourth ("step"), or in the model with 32 layers ("7b"). ``norm_late``: queries
     and keys are normalised after that;
-    and keys are normalised after that; ``norm_flat``: before they are divided into heads. ``scale_queries``. ``sinks``: attention sinks.
+    and keys are normalised after that; ``norm_flat``: before they are divided into heads.
+    ``scale_queries``. ``sinks``: attention sinks.
     ``gate``: attention is gated by a projection, made "before" or "after" it. ``cached``: False
     where there is no cache. ``post_attention``, ``before_ffn``, ``post_ffn``: names of norms.
     ``pick``: where the rows of the output are taken out: in the last "layer", "before" the last
