@@ -130,6 +130,7 @@ def test_what_nobody_knows_is_said_to_be_unknown() -> None:
     text = "".join(Structure(page).text)
     assert "sizes unknown" in text
     assert "32.0 GiB, taken: ?" in text
+    assert "planned memory</dt><dd>?</dd>" in page
     assert 'class="strip"' not in page
     # Nothing is drawn that looks like a promise: of each GPU the outline alone.
     assert page.count('class="track"') >= 3

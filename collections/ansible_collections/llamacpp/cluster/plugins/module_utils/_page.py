@@ -92,7 +92,8 @@ def _hatch() -> Markup:
 def _masthead(plan: Mapping[str, Any]) -> Markup:
     total = totals(plan)
     busy = [node for node, found in plan["devices"].items() if any(device["uses"] for device in found)]
-    share = "%.0f %% of all devices" % (100 * total.used / total.memory) if total.memory else ""
+    known = total.used is not None and total.memory
+    share = "%.0f %% of all devices" % (100 * (total.used or 0) / total.memory) if known else ""
     tiles = [
         ("instances", str(len(plan["instances"])), _served(plan)),
         ("nodes", "%d of %d" % (len(busy), len(plan["nodes"])), "have something planned"),

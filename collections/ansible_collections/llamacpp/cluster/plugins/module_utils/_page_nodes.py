@@ -206,25 +206,28 @@ class Totals(NamedTuple):
 
     number: int
     memory: int
-    used: int
+    used: int | None
     # Where the least is left of what something is planned on, and how much; None where nobody can tell.
     fullest: tuple[str, int] | None
 
 
 def totals(plan: Mapping[str, Any]) -> Totals:
     """Add the devices up."""
-    number = memory = used = 0
+    number = memory = 0
+    used: list[int | None] = []
     tight: list[tuple[int, str]] = []
     for node in sorted(plan["devices"], key=natural):
         devices = plan["devices"][node]
         for device in [device for device in devices if device["kind"] != HOST] or devices:
             number += 1
             memory += device["memory_bytes"] or 0
-            used += used_of(device) or 0
+            used.append(used_of(device))
             if device["uses"] and device.get("free_bytes") is not None:
                 tight.append((device["free_bytes"], "%s of %s" % (device["device"], node)))
     least = min(tight, key=lambda item: item[0], default=None)
-    return Totals(number, memory, used, (least[1], least[0]) if least else None)
+    known = [size for size in used if size is not None]
+    whole = sum(known) if len(known) == len(used) else None
+    return Totals(number, memory, whole, (least[1], least[0]) if least else None)
 
 
 def placed_on(instance: Mapping[str, Any]) -> str:
