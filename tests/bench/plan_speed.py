@@ -52,7 +52,7 @@ def shapes() -> list[dict[str, int]]:
 def models(count: int) -> dict[str, dict[str, ModelFacts]]:
     """Return 20 quantisations for each instance; every model is an object of its own."""
     return {
-        "i%d" % number: {kind: builders.transformer(kind=kind, **shapes()[number % 10]) for kind in KINDS}
+        f"i{number}": {kind: builders.transformer(kind=kind, **shapes()[number % 10]) for kind in KINDS}
         for number in range(count)
     }
 
@@ -61,8 +61,8 @@ def declared(count: int, names: list[str]) -> Any:
     """Return the declaration of instances that leave everything open."""
     instances = [
         {
-            "name": "i%d" % number,
-            "model": {"quants": {kind: {"path": "/srv/%d-%s.gguf" % (number, kind)} for kind in KINDS}},
+            "name": f"i{number}",
+            "model": {"quants": {kind: {"path": f"/srv/{number}-{kind}.gguf"} for kind in KINDS}},
             "nodes": "auto",
             "context": "auto" if number % 2 else 16384,
             "parallel": "auto" if number % 2 else 4,
@@ -78,7 +78,7 @@ def cluster(count: int) -> Mapping[str, Any]:
     for number in range(1, count + 1):
         kind, gib = ("H100", 80) if number % 4 else ("RTX 4090", 24)
         devices = builders.gpus(kind, gib, 8, linked=kind == "H100", free=gib - 0.01 * (number % 5))
-        found["node%d" % number] = builders.machine(number, devices, 1024 - number % 7)
+        found[f"node{number}"] = builders.machine(number, devices, 1024 - number % 7)
     return found
 
 

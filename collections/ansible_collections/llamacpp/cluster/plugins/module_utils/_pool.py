@@ -16,6 +16,8 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._found import Nod
 # More than any device has; what a check is done with that was switched off.
 UNBOUNDED = 1 << 62
 CPU = "CPU"
+# A sixteenth of a host's memory is left to its system.
+SYSTEM_SHARE = 16
 
 
 class Use(NamedTuple):
@@ -71,13 +73,18 @@ class PoolNode:
 
         Free memory counts only where nothing of ours runs: there somebody else has the rest.
         Where our own services run it says nothing, as they may be about to shrink or to go.
-        ``whole``: never ask what is free, for words that have to be the same before and after a start.
+        A little less than all of an idle device is free; that is what the margin is for, and of a
+        host a share is the system's: so that a plan is the same before a start and after it.
+        ``whole``: never ask what is free, for words that have to be the same, too.
         """
         if margin < 0:
             return UNBOUNDED
         there = device.memory_bytes
-        if device.free_bytes is not None and not self.serves and not whole:
-            there = min(there, device.free_bytes)
+        if device.kind == "cpu":
+            there -= there // SYSTEM_SHARE
+        free = device.free_bytes
+        if free is not None and not self.serves and not whole and free < there - margin // 2:
+            there = free
         return there - margin - self.used(device.local_name)
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any
 
@@ -138,6 +139,11 @@ def model(n_layers: int = 24, layer: int = 100 * MIB, **changes: Any) -> ModelFa
     return ModelFacts(**facts)
 
 
+def by_shape(shape: tuple[int, ...]) -> int:
+    """Return the numbers in a tensor."""
+    return math.prod(shape)
+
+
 def transformer(
     n_layers: int = 32,
     width: int = 4096,
@@ -171,10 +177,7 @@ def transformer(
 
     def group(name: str, layers: tuple[int, ...], shape: tuple[int, ...]) -> TensorGroup:
         own = "F32" if len(shape) == 1 or "gate_inp" in name else kind
-        rows = 1
-        for size in shape[1:]:
-            rows *= size
-        return TensorGroup(name, layers, shape, own, by_name(own).row_bytes(shape[0]) * rows)
+        return TensorGroup(name, layers, shape, own, by_name(own).row_bytes(shape[0]) * by_shape(shape[1:]))
 
     every = tuple(range(n_layers))
     groups = [group("blk.*.%s.weight" % name, every, shape) for name, shape in shapes.items()]
@@ -202,7 +205,7 @@ def transformer(
         "architecture": "qwen3moe" if experts else "llama",
         "file_type": {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_S"}.get(kind, kind),
         "quantisation": mix,
-        "parameter_count": size,
+        "parameter_count": sum(by_shape(item.shape) * item.copies for item in groups),
         "file_size": size,
         "tensor_bytes": size,
         "shards": (Shard("model.gguf", size, len(groups)),),
