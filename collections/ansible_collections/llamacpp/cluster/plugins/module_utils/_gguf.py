@@ -49,21 +49,25 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT in ggml/include/gguf.h
 
-# llama.cpp caps neither count. Its limit of 512 layers leaves room for 128 tensors a layer; models
-# have 10 to 50, adapters and importance matrices twice as many.
-MAX_TENSORS = 1 << 16
-MAX_KEYS = 1 << 16
+# llama.cpp caps neither count. Its limit of 512 layers leaves room for 64 tensors a layer; models have 10 to 50
+# in up to 126 layers, adapters and importance matrices twice as many.
+MAX_TENSORS = 1 << 15
+MAX_KEYS = 1 << 14  # models have 20 to 60
 MAX_NAME = 64  # GGML_MAX_NAME, with the zero at the end
 MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+# By number of dimensions: the dimensions, the type, the offset.
+_TENSOR_FIELDS = [struct.Struct("<%dqiQ" % count) for count in range(MAX_DIMENSIONS + 1)]
 _INT64_MAX = (1 << 63) - 1
 _SIZE_MAX = (1 << 64) - 1
 
 # Longer values are walked over: hyper-parameters are one number a layer at most.
 KEPT_STRING = 1 << 16
 KEPT_ITEMS = 4096
-# Memory that all values together may take, roughly; what comes after is walked over. The second one
-# is for callers who want every array; the largest vocabularies take 75 MiB.
-KEPT_BYTES = 32 << 20
+# Memory that all values together may take, roughly; what comes after is walked over. Models need less than a
+# tenth of it, and zeros are six times as long in JSON. The second one is for callers who want every array;
+# the largest vocabularies take 75 MiB. Keys are all kept.
+KEY_BYTES = 32 << 20
+KEPT_BYTES = 4 << 20
 KEPT_BYTES_WHOLE = 96 << 20
 _STRING_COST, _NUMBER_COST, _KEY_COST = 64, 40, 200
 
@@ -206,12 +210,13 @@ def _count(cursor: Cursor, cap: int) -> int:
 
 
 class _Values:
-    """Reads the key-values, as many of them as ``KEPT_BYTES`` allows."""
+    """Reads the key-values, and keeps as much of the values as ``KEPT_BYTES`` allows."""
 
     def __init__(self, cursor: Cursor, whole: bool) -> None:
         self.cursor = cursor
         self.whole = whole
         self.budget = KEPT_BYTES_WHOLE if whole else KEPT_BYTES
+        self.key_budget = KEY_BYTES
 
     def keep(self, cost: int) -> bool:
         """Whether something that takes about ``cost`` bytes of memory may be kept; then they are spent."""
@@ -232,8 +237,9 @@ class _Values:
             length = cursor.length()
             if not length:
                 raise cursor.fail("the key is empty", start)
-            if not self.keep(_KEY_COST + length):
-                raise cursor.fail("keys of %d bytes and more are not believable" % (KEPT_BYTES - self.budget), start)
+            self.key_budget -= _KEY_COST + length
+            if self.key_budget < 0:
+                raise cursor.fail("keys that take more than %d MiB are not believable" % (KEY_BYTES >> 20), start)
             key = cursor.take(length).decode("utf-8", "surrogateescape")
             if key in values:
                 raise cursor.fail("the key %s is there twice" % ascii(key), start)
@@ -354,10 +360,11 @@ def _tensor(cursor: Cursor, raw_name: bytes) -> Tensor:
     if n_dims > MAX_DIMENSIONS:
         raise cursor.fail("%d dimensions: a tensor has at most %d" % (n_dims, MAX_DIMENSIONS), start)
     start = cursor.offset
-    shape: tuple[int, ...] = struct.unpack("<%dq" % n_dims, cursor.take(8 * n_dims)) or (1,)
+    fields = _TENSOR_FIELDS[n_dims]
+    *sizes, kind, offset = fields.unpack(cursor.take(fields.size))
+    shape: tuple[int, ...] = tuple(sizes) or (1,)
     elements = _elements(cursor, shape, start)
-    start = cursor.offset
-    kind = cursor.number(I32)
+    start += 8 * n_dims
     if kind not in TENSOR_TYPES:
         raise cursor.fail("tensor type %d is unknown: no type of llama.cpp, or one newer than b11434" % kind, start)
     tensor_type = TENSOR_TYPES[kind]
@@ -368,7 +375,7 @@ def _tensor(cursor: Cursor, raw_name: bytes) -> Tensor:
     if elements // tensor_type.block_elements > _SIZE_MAX // tensor_type.block_bytes:
         raise cursor.fail("dimensions %r have more bytes than 64 bits can count" % (shape,), start)
     nbytes = row * (elements // shape[0]) if elements else 0
-    return Tensor(name, shape, tensor_type.name, cursor.number(U64), nbytes)
+    return Tensor(name, shape, tensor_type.name, offset, nbytes)
 
 
 def _elements(cursor: Cursor, shape: tuple[int, ...], start: int) -> int:

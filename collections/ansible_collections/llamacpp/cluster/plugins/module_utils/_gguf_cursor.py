@@ -14,11 +14,15 @@ from typing import BinaryIO, Callable
 # Limits of llama.cpp b11434, ggml/src/gguf.cpp: GGUF_MAX_STRING_LENGTH, GGUF_MAX_ARRAY_ELEMENTS.
 MAX_STRING = 1 << 30
 MAX_ITEMS = 1 << 30
-# llama.cpp would load more, slowly; the largest vocabularies have 0.8 million tokens and merges.
+# llama.cpp would load more, slowly; the largest vocabularies have 0.8 million tokens and merges, of 16 MiB.
 MAX_ARRAY_STRINGS = 1 << 23
+MAX_ARRAY_BYTES = 1 << 28
 
-# As much is read at once; small enough to stay in a processor's cache.
-BLOCK = 1 << 18
+# As much is read at once. Stays in a processor's cache, and below the size from which malloc asks the kernel for
+# fresh pages each time; 256 KiB take half as long again.
+BLOCK = 1 << 16
+# Behind what was passed over, there is often something more to pass over.
+FIRST_BLOCK = 1 << 12
 
 U32 = struct.Struct("<I")
 I32 = struct.Struct("<i")
@@ -78,7 +82,9 @@ class Cursor:
         self._buffer = b""
         self._base = 0
         self._at = 0
+        self._block = FIRST_BLOCK
         self._strings_left = MAX_ARRAY_STRINGS
+        self._array_bytes_left = MAX_ARRAY_BYTES
 
     @property
     def offset(self) -> int:
@@ -103,11 +109,12 @@ class Cursor:
             raise self.fail("it is truncated: its %d bytes end in the middle of the header; get it again" % self.total)
         parts = [self._buffer[self._at :]]
         while left < size:
-            part = self._source.read(max(BLOCK, size - left))
+            part = self._source.read(max(self._block, size - left))
             if not part:
                 raise self.fail("the data stopped in the middle of the header; get the file again")
             parts.append(part)
             left += len(part)
+        self._block = min(self._block * 2, BLOCK)
         self._base += self._at
         self._at = 0
         self._buffer = b"".join(parts)
@@ -128,6 +135,7 @@ class Cursor:
         self._source.skip(size - buffered)
         self._base += self._at + size
         self._at = 0
+        self._block = FIRST_BLOCK
         self._buffer = b""
 
     def expect(self, size: int) -> None:
@@ -177,6 +185,9 @@ class Cursor:
             beyond = at - len(buffer)
             if self._base + at > self.total or beyond > MAX_STRING - len(buffer):
                 self._check_strings(walked)
+            self._array_bytes_left -= at - self._at
+            if self._array_bytes_left < 0:
+                raise self.fail("the strings of its arrays have more than %d bytes: not believable" % MAX_ARRAY_BYTES)
             self.skip(at - self._at)
             count -= walked
 

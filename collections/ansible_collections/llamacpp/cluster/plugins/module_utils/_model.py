@@ -134,6 +134,8 @@ class ModelFacts:
             value = self.hyperparameters.get(key)
             if isinstance(value, (list, tuple)) and len(value) != n_layers:
                 return "%s.%s has %d entries, the model %d layers" % (self.architecture, key, len(value), n_layers)
+            if isinstance(value, Mapping):
+                return "%s.%s is too long to be kept" % (self.architecture, key)
         for group in self.tensor_groups:
             if group.layers and group.layers[-1] >= n_layers:
                 return "%s belongs to layer %d, the model has %d" % (group.name, group.layers[-1], n_layers)

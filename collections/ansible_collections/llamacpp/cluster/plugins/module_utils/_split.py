@@ -16,6 +16,8 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import Gguf
 
 _SHARD = re.compile(r"^(?P<prefix>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf$")
 NUMBER, COUNT, TENSORS = "split.no", "split.count", "split.tensors.count"
+# llama.cpp would take 65535; models of a terabyte have 200.
+MAX_SHARDS = 4096
 # As llama.cpp asks for them; it refuses the same number in another type.
 _TYPES = {NUMBER: "u16", COUNT: "u16", TENSORS: "i32"}
 # What all files of a set would agree on if more than the first had it.
@@ -27,7 +29,10 @@ def shard_count(header: Header) -> int:
 
     Raises :class:`GgufError` when the count is no count.
     """
-    return max(_number(header, COUNT, 1), 1)
+    count = max(_number(header, COUNT, 1), 1)
+    if count > MAX_SHARDS:
+        raise GgufError(COUNT, 0, "%d files are not believable (at most %d)" % (count, MAX_SHARDS))
+    return count
 
 
 def shard_names(name: str) -> list[str]:

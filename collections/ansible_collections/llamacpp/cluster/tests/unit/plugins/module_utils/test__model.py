@@ -86,6 +86,11 @@ TENSOR = [("blk.0.w", (32,), "F32")]
             TENSOR,
             "head_count_kv has 2 entries, the model 4 layers",
         ),
+        (
+            dict(LLAMA, **{"llama.block_count": 4, "llama.attention.head_count_kv": [1] * 5000}),
+            TENSOR,
+            "head_count_kv is too long",
+        ),
         (dict(LLAMA, **{"llama.block_count": 1}), [("blk.1.w", (32,), "F32")], "belongs to layer 1, the model has 1"),
     ],
 )
