@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.llamacpp.cluster.plugins.filter.plan import NODE_VARIABLES
-from ansible_collections.llamacpp.cluster.plugins.module_utils import _parse
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _parse, _parse_instance, _parse_model
 from ansible_collections.llamacpp.cluster.plugins.module_utils._flags import FLAGS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,11 +57,11 @@ def parsed(**keys: Any) -> tuple[Any, list[Any]]:
 
 
 def test_every_key_of_an_instance_has_its_row() -> None:
-    assert list(rows("An instance")) == list(_parse.INSTANCE_KEYS)
+    assert list(rows("An instance")) == list(_parse_instance.INSTANCE_KEYS)
 
 
 def test_every_key_of_a_model_has_its_row() -> None:
-    assert list(rows("Its model")) == list(_parse.MODEL_KEYS)
+    assert list(rows("Its model")) == list(_parse_model.MODEL_KEYS)
 
 
 def test_every_variable_of_a_node_has_its_row() -> None:
@@ -77,9 +77,10 @@ def test_defaults_of_an_instance_are_those_of_the_code() -> None:
     instance, problems = parsed()
     assert problems == []
     literal = {key: cells[2].strip("`") for key, cells in rows("An instance").items() if re.match(r"`.*`$", cells[2])}
-    assert {"context", "host", "split_mode", "environment"} <= set(literal), "the table was not understood"
+    assert {"context", "host", "cpu_moe", "environment"} <= set(literal), "the table was not understood"
     found = {key: getattr(instance, key) for key in literal}
-    assert literal == {key: "[]" if value == () else str(value) for key, value in found.items()}
+    written = {(): "[]", False: "false"}
+    assert literal == {key: written.get(value, str(value)) if value != {} else "{}" for key, value in found.items()}
 
 
 @pytest.mark.parametrize("key", ["split_mode", "cache_type_k", "flash_attention"])
@@ -87,7 +88,7 @@ def test_allowed_words_of_an_instance_are_those_of_the_code(key: str) -> None:
     words = re.findall(r"`(\w+)`", rows("An instance")[key][3])
     assert [word for word in words if parsed(nodes=["node1"], **{key: word})[1]] == []
     message = str(parsed(**{key: "nonsense"})[1][0])
-    assert message.endswith(f"must be one of {', '.join(words)}")
+    assert message.removesuffix(", or auto").endswith(f"must be one of {', '.join(words)}")
 
 
 @pytest.mark.parametrize(("key", "bounds"), [("context", (1, 1 << 27)), ("parallel", (1, 256)), ("port", (1, 65535))])
