@@ -22,7 +22,6 @@ class Traits:
     none). ``before_attention``: the norm; ``None`` for none, "" for one without a weight.
     ``rope``: queries and keys are rotated in "all" layers, in "none", in those that slide ("swa"),
     in all but every fourth ("step"), or in the model with 32 layers ("7b"). ``norm_late``: queries
-    and keys are normalised after that;
     and keys are normalised after that; ``norm_flat``: before they are divided into heads.
     ``scale_queries``. ``sinks``: attention sinks.
     ``gate``: attention is gated by a projection, made "before" or "after" it. ``cached``: False
