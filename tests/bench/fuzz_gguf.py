@@ -49,6 +49,7 @@ class Fuzzer:
         try:
             self.read(raw)
         except GgufError as error:
+            str(error).encode()  # it can be printed
             if not (error.field and error.message and 0 <= error.offset <= len(raw)):
                 raise RuntimeError("an error that does not say where and why") from error
         took = time.process_time() - begun

@@ -87,7 +87,9 @@ def check_set(headers: Sequence[Header], names: Sequence[str]) -> None:
         for tensor in header.tensors:
             if tensor.name in owners:
                 files = sorted({name, owners[tensor.name]})
-                raise GgufError(tensor.name, 0, "the tensor is there twice, in %s" % " and ".join(files))
+                raise GgufError(
+                    "tensor name", 0, "the tensor %s is there twice, in %s" % (ascii(tensor.name), " and ".join(files))
+                )
             owners[tensor.name] = name
     if count > 1:
         expected = _number(headers[0], TENSORS, None)

@@ -90,7 +90,7 @@ def part(number: int, count: int = 2, total: int = 2, name: str = "blk.1.w", ext
     [
         (part(0), "file 2: it is part 1 of the model, not part 2"),
         (part(1, count=3), "file 2: it is of a model with 3 files"),
-        (part(1, name="blk.0.w"), "the tensor is there twice, in file 1 and file 2"),
+        (part(1, name="blk.0.w"), "the tensor 'blk.0.w' is there twice, in file 1 and file 2"),
         (part(1, extra=(pair("general.name", "str", "other"),)), "file 2: it is of another model: 'other', not 'toy'"),
         (build([], [tensor("blk.1.w")], data=128), "file 2: the key is missing"),
         (build([pair("split.no", "u32", 1)]), "file 2: it must be of type u16, not u32"),
@@ -126,7 +126,13 @@ def test_keys_that_the_first_file_needs(without):
     assert caught.value.field == without
 
 
-def test_tensors_that_ggml_takes_for_the_same():
+@pytest.mark.parametrize(
+    ("one", "other", "shown"), [(b"a\0b", b"a\0c", "'a'"), (b"", b"\0", "''"), (b"\xff", b"\xff\0", "udcff")]
+)
+def test_tensors_that_ggml_takes_for_the_same(one, other, shown):
     # ggml's names end at a zero.
-    with pytest.raises(GgufError, match="there twice"):
-        check(build([], [tensor(b"a\0b"), tensor(b"a\0c", offset=128)], data=256))
+    with pytest.raises(GgufError, match="there twice") as caught:
+        check(build([], [tensor(one), tensor(other, offset=128)], data=256))
+    assert caught.value.field == "tensor name"
+    assert shown in str(caught.value)
+    str(caught.value).encode()
