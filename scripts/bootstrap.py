@@ -86,8 +86,7 @@ def missing_packages(wanted: list[str]) -> list[str]:
 def wanted_packages(settings: dict[str, Any], ids: set[str], has_ensurepip: bool) -> list[str]:
     """The apt packages for this machine, sorted."""
     packages = list(settings["apt"])
-    if "ubuntu" in ids:
-        packages += settings["apt-ubuntu"]
+    packages += settings["apt-ubuntu" if "ubuntu" in ids else "apt-debian"]
     if not has_ensurepip:
         packages.append("python3-venv")
     return sorted(packages)

@@ -52,7 +52,7 @@ def test_both_show_it(make: Any) -> None:
             assert told in " ".join(table.split())
 
 
-@pytest.mark.parametrize("make", [spread, shared])
+@pytest.mark.parametrize("make", [spread, shared, static])
 def test_every_device_of_an_instance_has_its_use(make: Any) -> None:
     plan = make()
     placed = {

@@ -93,11 +93,21 @@ def _taken(
     if not process:
         return None
     if local == "CPU":
-        return int(process["rss_bytes"])
+        return _of_host(process, device.get("total_bytes"))
     known = nodes.get(device["node"], {}).get("devices", [])
     uuids = {"%s%d" % (item["kind"].upper(), item["index"]): item.get("uuid") for item in known}
     size = process.get("gpus", {}).get(uuids.get(local))
     return None if size is None else int(size)
+
+
+def _of_host(process: Mapping[str, Any], predicted: int | None) -> int:
+    """Return the host memory that a process holds.
+
+    Pages of mapped files (the model) are the kernel's to take back: they count as far as the plan has room
+    for them. A CPU build that repacks weights has touched them in the file, too.
+    """
+    held = int(process["rss_bytes"]) - int(process["file_bytes"])
+    return max(held, min(int(process["rss_bytes"]), predicted or 0))
 
 
 def _entry(

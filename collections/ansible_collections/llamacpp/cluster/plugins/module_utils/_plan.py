@@ -97,7 +97,7 @@ def make_plan(declared: Declared, nodes: Mapping[str, NodeFacts], models: Given)
         "schema": SCHEMA,
         "release": declared.release,
         "nodes": {node: node_json(node, declared, planned, heads) for node in sorted(declared.inventory)},
-        "devices": devices_json(draft.pool, declared),
+        "devices": devices_json(draft.pool, declared, planned),
         "instances": planned,
     }
 

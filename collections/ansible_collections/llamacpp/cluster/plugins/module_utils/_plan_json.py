@@ -240,9 +240,17 @@ def _host_memory(placement: Placement) -> dict[str, int] | None:
     }
 
 
-def devices_json(pool: Pool, declared: Declared) -> dict[str, list[dict[str, Any]]]:
-    """Return the devices of every node, the memory of its host last, and what is planned on each."""
-    found = {}
+SIZES = ("model_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
+
+
+def devices_json(
+    pool: Pool, declared: Declared, planned: Sequence[Mapping[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the devices of every node, the memory of its host last, and what is planned on each.
+
+    What an instance takes whose model nobody read (``planned`` says where it is) is null, and so is what it leaves.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
     for node in pool.nodes.values():
         shown = [*node.gpus, *((node.host,) if node.host else ())]
         found[node.name] = [
@@ -268,6 +276,13 @@ def devices_json(pool: Pool, declared: Declared) -> dict[str, list[dict[str, Any
             }
             for device in shown
         ]
+    for instance in planned:
+        for share in instance["devices"]:
+            for device in found.get(share["node"], ()):
+                if share["total_bytes"] is None and device["device"] == share["local_device"]:
+                    role = "head" if share["node"] == instance["head"] else "worker"
+                    device["uses"].append({"instance": instance["name"], "role": role, **dict.fromkeys(SIZES)})
+                    device["free_bytes"] = None
     return found
 
 

@@ -48,8 +48,9 @@ NODES = {
 }
 
 
-def taken(mib: int, host: int = 1500) -> dict[str, Any]:
-    return {"rss_bytes": host * MIB, "gpus": {UUID: mib * MIB, "other": 5 * MIB}}
+def taken(mib: int, host: int = 1500, mapped: int = 0) -> dict[str, Any]:
+    sizes = {"rss_bytes": (host + mapped) * MIB, "file_bytes": mapped * MIB}
+    return {**sizes, "gpus": {UUID: mib * MIB, "other": 5 * MIB}}
 
 
 def reality(head: int = 1600, host: int = 1500, gpu: int = 1600, cpu: int = 1500) -> dict[str, Any]:
@@ -93,6 +94,16 @@ def test_less_than_planned_is_drift_on_a_gpu_alone():
     entries = ledger(gpu=1499, cpu=10, host=10)
     assert [item.device for item in entries if item.drift] == ["RPC0"]
     assert "takes 101 MiB less than planned" in drifted(entries)[0]
+
+
+def test_mapped_pages_are_the_kernels_to_take_back():
+    services = reality()
+    services["node1"]["llamacpp-demo.service"] = taken(1600, host=400, mapped=700)
+    assert make_ledger(plan(), NODES, services, {}, MARGIN)[3].reality == 1100 * MIB
+    services["node1"]["llamacpp-demo.service"] = taken(1600, host=1200, mapped=1500)
+    assert make_ledger(plan(), NODES, services, {}, 0)[3].drift == ""
+    services["node1"]["llamacpp-demo.service"] = taken(1600, host=1701, mapped=1500)
+    assert "takes 101 MiB more" in make_ledger(plan(), NODES, services, {}, MARGIN)[3].drift
 
 
 def test_the_oracle_is_compared_with_buffers():
