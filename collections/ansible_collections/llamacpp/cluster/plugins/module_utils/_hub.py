@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._ggml_types import FILE_TYPES, TENSOR_TYPES
+from ansible_collections.llamacpp.cluster.plugins.module_utils._ggml_types import FILE_TYPES
 from ansible_collections.llamacpp.cluster.plugins.module_utils._http import Client, RemoteError
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -29,26 +29,13 @@ _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}$")
 _PAGE_BYTES = 8 << 20
 _PAGES = 50
 
-_KNOWN = sorted(
-    {*FILE_TYPES.values(), *(item.name for item in TENSOR_TYPES.values())}
-    | {
-        "Q3_K_XL",
-        "Q4_K_XL",
-        "Q5_K_XL",
-        "Q6_K_XL",
-        "Q8_K_XL",
-        "Q2_K_XL",
-        "Q2_K_L",
-        "Q4_K_L",
-        "Q5_K_L",
-        "Q6_K_L",
-        "MXFP4",
-    },
-    key=len,
-    reverse=True,
-)
+# What names of files call a quantisation: llama.cpp's file types, and what publishers made up.
+_SPELLINGS = {name: name for name in FILE_TYPES.values()}
+_SPELLINGS.update({"MXFP4": "MXFP4_MOE", "FP16": "F16", "FP32": "F32"})
+for _bits in (2, 3, 4, 5, 6, 8):
+    _SPELLINGS.update({"Q%d_K_%s" % (_bits, _size): "Q%d_K_%s" % (_bits, _size) for _size in ("L", "XL")})
 _QUANT = re.compile(
-    r"(?:^|[-._ ])(?P<quant>(?:UD-)?(?:%s))(?=$|[-._ ])" % "|".join(re.escape(name) for name in _KNOWN), re.IGNORECASE
+    r"(?:^|[-._ ])(UD-)?(%s)(?=$|[-._ ])" % "|".join(sorted(_SPELLINGS, key=len, reverse=True)), re.IGNORECASE
 )
 # GGUF files that are no language model by themselves.
 _BESIDE = re.compile(r"mmproj|imatrix|(?:^|[-._/])mtp[-._]", re.IGNORECASE)
@@ -203,7 +190,10 @@ def quantisation_name(name: str) -> str | None:
     folder, _slash, base = name.rpartition("/")
     stem = _SHARD.sub("", base[: -len(".gguf")] if base.endswith(".gguf") else base)
     found = _QUANT.findall(stem) or _QUANT.findall(folder.rpartition("/")[2])
-    return str(found[-1]).upper() if found else None
+    if not found:
+        return None
+    prefix, spelling = found[-1]
+    return str(prefix).upper() + _SPELLINGS[str(spelling).upper()]
 
 
 def quantisations(files: Sequence[HubFile]) -> dict[str, dict[str, Any]]:

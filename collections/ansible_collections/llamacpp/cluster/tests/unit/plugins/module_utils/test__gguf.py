@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 
 import pytest
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _gguf, _gguf_cursor
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import Array, GgufError, LongString
+from ansible_collections.llamacpp.cluster.tests.unit import gguf_bytes
 from ansible_collections.llamacpp.cluster.tests.unit.builders import gguf, llama, string, value
 
 
@@ -189,3 +191,105 @@ def test_the_gguf_package_writes_what_we_read(tmp_path):
     assert [(tensor.name, tensor.shape, tensor.nbytes) for tensor in header.tensors] == [
         ("token_embd.weight", (64, 2), 256)
     ]
+
+
+def strings(*lengths: int) -> bytes:
+    """Return the beginning of an array of strings, each with its length and that many bytes, if they are few."""
+    head = gguf_bytes.head(0, 1) + string("words") + struct.pack("<iiQ", 9, 8, len(lengths))
+    return head + b"".join(struct.pack("<Q", length) + b"x" * min(length, 1 << 20) for length in lengths)
+
+
+@pytest.mark.parametrize("before", [0, 1, 1000, 30_000])
+@pytest.mark.parametrize("length", [1 << 31, (1 << 63) - 1, 1 << 63, (1 << 64) - 8, (1 << 64) - 1])
+def test_a_string_that_is_too_long_is_found_in_any_block(before, length):
+    good = strings(*[index % 90 for index in range(before)], 0)[24:]
+    raw = gguf_bytes.head(0, 1) + good[:21] + struct.pack("<Q", before + 1) + good[29:-8] + struct.pack("<Q", length)
+    with pytest.raises(GgufError, match="a string of %d bytes cannot be in a file" % length) as caught:
+        parse(raw + bytes(200_000))
+    assert (caught.value.field, caught.value.offset) == ("words", len(raw) - 8)
+
+
+def test_strings_that_end_with_the_file(tmp_path):
+    raw = strings(70_000, 3, 0, 200_000)
+    assert parse(raw).values == {"words": Array("str", 4, None)}
+    with pytest.raises(GgufError, match="a string of 200000 bytes cannot be"):
+        parse(raw[:-1])
+    with pytest.raises(GgufError, match="it is truncated"):
+        parse(raw[:-200_001])
+
+
+def test_strings_of_more_than_a_gibibyte(tmp_path):
+    # A hole in the file takes no space; llama.cpp has the same limit.
+    (tmp_path / "m.gguf").write_bytes(strings(_gguf_cursor.MAX_STRING + 1)[:61])
+    with open(tmp_path / "m.gguf", "r+b") as stream:
+        stream.truncate(3 << 30)
+    with pytest.raises(GgufError, match="a string of 1073741825 bytes") as caught:
+        _gguf.read_header(str(tmp_path / "m.gguf"))
+    assert caught.value.offset == 53
+
+
+@pytest.mark.parametrize("cap", ["MAX_ARRAY_STRINGS", "MAX_ARRAY_BYTES"])
+def test_arrays_beyond_belief(monkeypatch, cap):
+    monkeypatch.setattr(_gguf_cursor, cap, 100)
+    with pytest.raises(GgufError, match="more than 100"):
+        parse(strings(*[10] * 101))
+    # All arrays together.
+    pairs = [gguf_bytes.pair("a%d" % number, "[str]", ["x" * 8] * 60) for number in range(2)]
+    with pytest.raises(GgufError, match="more than 100"):
+        parse(gguf_bytes.build(pairs))
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(GgufError, match="is not a file"):
+        _gguf.read_header(str(tmp_path / "pipe"))
+
+
+def test_a_path_with_a_zero():
+    with pytest.raises(GgufError, match="is not a path"):
+        _gguf.read_header("m\0.gguf")
+
+
+def test_every_value_has_its_type():
+    pairs = [gguf_bytes.pair("x", "i16", -3), gguf_bytes.pair("y", "[f64]", [0.5]), gguf_bytes.pair("z", "str", "")]
+    assert parse(gguf_bytes.build(pairs)).types == {"x": "i16", "y": "arr[f64]", "z": "str"}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in gguf_bytes.TYPES if kind != "str"])
+def test_whole_keeps_long_arrays_of_numbers(kind):
+    raw = gguf_bytes.build([gguf_bytes.pair("a", "[%s]" % kind, [1] * 5000)])
+    assert parse(raw).values["a"].items is None
+    kept = _gguf.parse_header(io.BytesIO(raw).read, len(raw), whole=True).values["a"]
+    assert kept.items == (1,) * 5000
+    assert all(isinstance(item, bool) for item in kept.items) is (kind == "bool")
+
+
+def test_whole_keeps_strings(monkeypatch):
+    raw = gguf({"long": "x" * 100_000, "words": ["one", "two"], "after": 1})
+    values = _gguf.parse_header(io.BytesIO(raw).read, len(raw), whole=True).values
+    assert values == {"long": "x" * 100_000, "words": Array("str", 2, ("one", "two")), "after": 1}
+    # As far as memory is allowed.
+    monkeypatch.setattr(_gguf, "KEPT_BYTES_WHOLE", 150)
+    values = _gguf.parse_header(io.BytesIO(raw).read, len(raw), whole=True).values
+    assert values == {"long": LongString(100_000), "words": Array("str", 2, ("one", "two")), "after": 1}
+    monkeypatch.setattr(_gguf, "KEPT_BYTES_WHOLE", 130)
+    values = _gguf.parse_header(io.BytesIO(raw).read, len(raw), whole=True).values
+    assert values == {"long": LongString(100_000), "words": Array("str", 2, None), "after": 1}
+
+
+def test_values_are_kept_as_far_as_memory_is_allowed(monkeypatch):
+    monkeypatch.setattr(_gguf, "KEPT_BYTES", 2000)
+    raw = gguf({"a": [1] * 40, "b": [1] * 40, "c": "x" * 100, "d": "x" * 1000, "e": 7})
+    assert parse(raw).values == {
+        "a": Array("u32", 40, (1,) * 40),
+        "b": Array("u32", 40, None),
+        "c": "x" * 100,
+        "d": LongString(1000),
+        "e": 7,
+    }
+
+
+def test_keys_beyond_belief(monkeypatch):
+    monkeypatch.setattr(_gguf, "KEY_BYTES", 1 << 20)
+    with pytest.raises(GgufError, match="keys that take more than 1 MiB"):
+        parse(gguf_bytes.build([gguf_bytes.pair("%d" % number * 1000, "u8", 1) for number in range(10, 600)]))
