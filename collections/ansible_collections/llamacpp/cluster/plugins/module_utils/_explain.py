@@ -70,7 +70,7 @@ def why(chosen: Chosen) -> str:
         LAYER: "No device holds it alone; its layers are spread over %s in proportion to memory." % where,
         RPC: "No node holds it alone; its layers are spread over %s in proportion to memory." % where,
         PARTIAL: "The devices do not hold all of it: %s, the rest is on %s." % (_kept(placement), where),
-        ON_CPU: "It runs on %s." % where,
+        ON_CPU: "No GPU is there for it, or none holds a part of it; it runs on %s." % where,
     }[option.strategy]
     if chosen.rung.words:
         text += " To make it fit it has %s." % chosen.rung.words
@@ -227,6 +227,8 @@ def _nodes(chooser: Chooser, chosen: Chosen, alternatives: Sequence[Option]) -> 
 
 def _no_room(chooser: Chooser, node: PoolNode) -> str:
     search = chooser.search.derived(chooser.instance, whole=True)
+    if any(name == node.name for name, _device in search.excluded):
+        return "another replica is there"
     if not search.has_gpus:
         return "too little memory, or it is not needed"
     gpus = search.gpus(node)

@@ -55,9 +55,13 @@ Given = Mapping[str, Union[ModelFacts, str, Mapping[str, Union[ModelFacts, str, 
 
 @dataclass
 class _Draft:
-    """A plan in the making. ``failed``: names of declared instances that found no place."""
+    """A plan in the making. ``failed``: names of declared instances that found no place.
+
+    ``explain``: say what would fit instead, which takes longer than the plan itself.
+    """
 
     pool: Pool
+    explain: bool
     decisions: dict[str, Decision] = field(default_factory=dict)
     problems: dict[str, list[Problem]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
@@ -126,14 +130,18 @@ def _drafted(
 ) -> _Draft:
     """Place all instances. One that finds no place is tried again before those that took what they liked."""
     first: list[str] = []
+    explain = False
     while True:
-        draft = _Draft(Pool.of(declared, nodes))
+        draft = _Draft(Pool.of(declared, nodes), explain)
         for instance in _order(declared, draft.pool, offered, first):
             _place_all(declared, nodes, draft, instance, offered[instance.name], others[instance.name])
         late = [name for name in draft.failed if name not in first]
-        if not late or len(declared.instances) == 1:
+        if not draft.failed or explain:
             return draft
-        first.append(late[0])
+        if late and len(declared.instances) > 1:
+            first.append(late[0])
+        else:
+            explain = True
 
 
 def _order(
@@ -169,18 +177,13 @@ def _place_all(
     taken: set[tuple[str, str]] = set()
     wanted = [instance] if instance.replicas is None else _replicas(instance)
     for number, item in enumerate(wanted):
-        decision, problems = _decide(declared, nodes, draft.pool, item, offered, others, frozenset(taken))
+        decision, problems = _decide(declared, nodes, draft, item, offered, others, frozenset(taken))
         if instance.replicas == 0 and number and (decision is None or not _as_good(draft, wanted[0], decision)):
             return
         if decision is None:
-            if number:
-                problems = [
-                    Problem(
-                        instance.variable + ".replicas",
-                        instance.replicas,
-                        "%d of them fit; %s" % (number, problems[0].fix) if problems else "too many",
-                    )
-                ]
+            if number and problems:
+                fix = "%d of them fit; %s" % (number, problems[0].fix)
+                problems = [Problem(instance.variable + ".replicas", instance.replicas, fix)]
             draft.problems[instance.name] = problems
             draft.failed.append(instance.name)
             return
@@ -218,13 +221,14 @@ def _as_good(draft: _Draft, first: Instance, decision: Decision) -> bool:
 def _decide(
     declared: Declared,
     nodes: Mapping[str, NodeFacts],
-    pool: Pool,
+    draft: _Draft,
     instance: Instance,
     offered: Sequence[Offer],
     others: Sequence[Offer],
     taken: frozenset[tuple[str, str]],
 ) -> tuple[Decision | None, list[Problem]]:
     """Decide where an instance goes and how."""
+    pool = draft.pool
     margin = declared.settings.memory_margin_mib << 20 if declared.settings.memory_check else -1
     search = Search(instance, pool, margin, taken)
     problems = _without_devices(instance, search)
@@ -233,8 +237,10 @@ def _decide(
     chooser = Chooser(search, declared, nodes, offered)
     try:
         chosen = _blind(chooser) if offered[0].facts is None else chooser.choose()
+        if chosen is None and offered[0].facts is None:
+            return None, [_unplanned(chooser)]
         if chosen is None:
-            return None, [_unplanned(chooser) if offered[0].facts is None else shortfall(chooser, others)]
+            return None, [shortfall(chooser, others)] if draft.explain else []
         shown = alternatives(chooser, chosen) if offered[0].facts else []
     except Refused as error:
         return None, [refusal(instance, error)]

@@ -97,16 +97,20 @@ def offers(declared: Declared, instance: Instance, looked: Looked | str | None) 
         if source is None:
             problems.append(Problem(variable, name, "the hub gives no sha256 for it; give url and sha256 instead"))
             continue
+        own = variable + (".quants.%s" % name if model.quants else "")
         found = (looked or {}).get(name)
+        if found is None and not declared.static:
+            problems.append(Problem(own, source.where, "its header was not read; run the playbook that makes the plan"))
+            continue
         if found is not None and found.facts is None:
-            problems.append(Problem(variable, source.where, _without(source.where, found.error)))
+            problems.append(Problem(own, source.where, _without(source.where, found.error)))
             continue
         offer = Offer(name, source, found.facts if found else None)
         unfit = offer.facts.servable() if offer.facts else None
         if unfit:
-            problems.append(Problem(variable, source.where, unfit))
+            problems.append(Problem(own, source.where, unfit))
             continue
-        problem = _check(variable, offer, name)
+        problem = _check(own, offer)
         if problem:
             problems.append(problem)
         else:
@@ -115,9 +119,8 @@ def offers(declared: Declared, instance: Instance, looked: Looked | str | None) 
     return sorted(found_offers, key=lambda item: (-item.size, item.quant)), [] if found_offers else problems
 
 
-def _check(variable: str, offer: Offer, quant: str) -> Problem | None:
+def _check(variable: str, offer: Offer) -> Problem | None:
     source = offer.source
-    key = variable + (".quants.%s" % quant if quant else "")
     match = _SHARD.match(source.file)
     if match and int(match.group("number")) != 1:
         first = "%s-00001-of-%s.gguf" % (match.group("prefix"), match.group("count"))
@@ -126,10 +129,10 @@ def _check(variable: str, offer: Offer, quant: str) -> Problem | None:
             int(match.group("count")),
             first,
         )
-        return Problem(key, source.where, fix)
+        return Problem(variable, source.where, fix)
     if len(offer.file_names) > 1 and source.renamed:
         fix = "the model is in %d files, which keep their names; leave name out" % len(offer.file_names)
-        return Problem(key + ".name", source.file, fix)
+        return Problem(variable + ".name", source.file, fix)
     return None
 
 

@@ -59,6 +59,30 @@ def test_models_by_instance():
     assert filters.found_models(registered) == {"a": {"gguf": {"n_layers": 1}}, "c": {"msg": "/m: it is truncated"}}
 
 
+def test_models_with_several_quantisations():
+    item = {"name": "a", "model": {}, "head": None}
+    registered = [
+        {
+            "results": [
+                {"item": dict(item, quant="Q8_0"), "gguf": {"n_layers": 1}},
+                {"item": dict(item, quant="Q4_0"), "msg": "it is truncated"},
+            ]
+        },
+        {"results": [{"item": dict(item, name="b", quant=""), "quantisations": {"Q8_0": {}}, "files": []}]},
+    ]
+    assert filters.found_models(registered) == {
+        "a": {"quants": {"Q8_0": {"gguf": {"n_layers": 1}}, "Q4_0": {"msg": "it is truncated"}}},
+        "b": {"quantisations": {"Q8_0": {}}},
+    }
+
+
+def test_names_of_replicas():
+    declared = [{"name": "a"}, {"name": "b", "replicas": 2}, {"name": "c", "replicas": "auto"}]
+    names = filters.instance_names(declared)
+    assert names[:3] == ["a", "b-1", "b-2"]
+    assert names[3:] == ["c-%d" % number for number in range(1, 65)]
+
+
 def test_instances_without_keys():
     assert filters.without_keys([{"name": "a", "api_keys": ["k"]}]) == [{"name": "a"}]
 

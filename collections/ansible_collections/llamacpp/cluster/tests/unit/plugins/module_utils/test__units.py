@@ -113,3 +113,24 @@ def test_heads_to_key(change, missing):
     managed = {"/k/a": None if change is None else dict(right, **change)}
     chosen = _units.heads_to_key(heads, [{"name": "a", "api_keys": ["one"]}], managed, "llamacpp")
     assert bool(chosen) is missing
+
+
+def test_replicas_have_the_keys_of_their_declaration():
+    instances = [{"name": "a", "api_keys": ["k1"]}, {"name": "b", "replicas": 2, "api_keys": ["k2"]}]
+    assert _units.api_keys(instances, "b-2") == "k2\n"
+    assert _units.api_keys(instances, "a-1") == ""
+
+
+def test_each_file_of_a_hub_has_its_checksum():
+    names = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
+    model = {
+        "files": ["/store/" + name for name in names],
+        "source": {"url": "https://hub/o/n/resolve/c0ffee/Q8_0/" + names[0], "from": "node"},
+        "checksums": dict(zip(names, ["aa", "bb"])),
+        "sha256": None,
+    }
+    files = _units.model_files({"model": model})
+    assert [(item["url"].rsplit("/", 2)[1:], item["sha256"]) for item in files] == [
+        (["Q8_0", names[0]], "aa"),
+        (["Q8_0", names[1]], "bb"),
+    ]

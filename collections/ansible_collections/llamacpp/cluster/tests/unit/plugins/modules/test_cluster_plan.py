@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._model import Shard
 from ansible_collections.llamacpp.cluster.plugins.modules import cluster_plan
 from ansible_collections.llamacpp.cluster.tests.unit.builders import instance, model, node
 
@@ -113,3 +114,36 @@ def test_instances_of_the_wrong_kind_are_reported(plan, run_module):
 def test_static(plan):
     result = plan(instance(nodes=["node1"]), static=True, nodes={}, models={})
     assert "llamacpp_devices of node1" in result["msg"]
+
+
+def test_a_repository(plan):
+    urls = ["https://hub/o/n/resolve/c0ffee/m-Q8_0-0000%d-of-00002.gguf" % number for number in (1, 2)]
+    names = [url.rsplit("/", 1)[1] for url in urls]
+    shards = tuple(Shard(name, 1 << 30, 13) for name in names)
+    found = {
+        "Q8_0": {"files": names, "urls": urls, "sha256": ["a" * 64, "b" * 64], "gguf": model(shards=shards).as_dict()},
+        "Q4_0": {"files": ["m.gguf"], "urls": ["https://hub/m.gguf"], "sha256": [None], "gguf": model().as_dict()},
+    }
+    result = plan(
+        instance(nodes=["node1"], model={"repo": "o/n", "quant": "auto"}), models={"demo": {"quantisations": found}}
+    )
+    planned = result["plan"]["instances"][0]["model"]
+    assert (planned["quant"], planned["source"]) == ("Q8_0", {"url": urls[0], "from": "node"})
+    assert planned["checksums"] == {names[0]: "a" * 64, names[1]: "b" * 64}
+    assert planned["files"] == ["/var/lib/llamacpp/models/" + name for name in names]
+
+
+def test_a_repository_that_cannot_be_read(plan):
+    declared = instance(nodes=["node1"], model={"repo": "o/n"})
+    result = plan(declared, models={"demo": {"msg": "hf://o/n: it has no GGUF model"}})
+    assert "llamacpp_instances[0].model = o/n: hf://o/n: it has no GGUF model" in result["msg"]
+
+
+def test_quantisations_of_which_one_cannot_be_read(plan):
+    quants = {"Q8_0": {"path": "/srv/q8.gguf"}, "Q4_0": {"path": "/srv/q4.gguf"}}
+    found = {"Q8_0": {"msg": "/srv/q8.gguf: it is truncated"}, "Q4_0": {"gguf": model().as_dict()}}
+    declared = instance(nodes=["node1"], model={"quants": quants, "quant": "auto"})
+    result = plan(declared, models={"demo": {"quants": found}})
+    assert result["plan"]["instances"][0]["model"]["quant"] == "Q4_0"
+    result = plan(declared, models={"demo": {"quants": {name: found["Q8_0"] for name in quants}}})
+    assert "llamacpp_instances[0].model.quants.Q8_0 = /srv/q8.gguf: it is truncated" in result["msg"]

@@ -1,0 +1,57 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which header is read where."""
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.llamacpp.cluster.plugins.filter.models import models_from
+
+FILE = {"path": "/m.gguf"}
+ADDRESS = {"url": "https://h/m.gguf"}
+REPO = {"repo": "owner/name", "quant": ["Q8_0"]}
+
+
+def selected(place, kind="file", known=(), **instance):
+    """Return (quantisation, head) of what is read there; every instance has a secret."""
+    found = models_from([{"name": "a", "api_keys": ["s3cret"], **instance}], place, kind, known)
+    assert "s3cret" not in str(found)
+    return [(item["quant"], item["head"]) for item in found]
+
+
+@pytest.mark.parametrize(
+    ("instance", "controller", "node"),
+    [
+        ({"model": FILE, "nodes": ["n1", "n2"]}, [("", "n1")], []),
+        ({"model": dict(FILE, **{"from": "node"}), "nodes": ["n1"]}, [], [("", "n1")]),
+        ({"model": ADDRESS, "nodes": ["n1"]}, [], [("", "n1")]),
+        ({"model": ADDRESS, "head": "n2", "nodes": "auto"}, [], [("", "n2")]),
+        # Nobody knows the head yet, so the control node asks.
+        ({"model": ADDRESS}, [("", None)], []),
+        ({"model": ADDRESS, "nodes": "auto"}, [("", None)], []),
+        ({"model": ADDRESS, "nodes": ["n1", "n2"], "replicas": 2}, [("", None)], []),
+        ({"model": REPO, "nodes": ["n1"]}, [], []),
+    ],
+)
+def test_files(instance, controller, node):
+    assert selected("controller", **instance) == controller
+    assert selected("node", **instance) == node
+
+
+def test_a_single_node_is_the_head():
+    assert selected("node", known=["only"], model=ADDRESS) == [("", "only")]
+
+
+def test_one_item_a_quantisation_that_is_wanted():
+    quants = {"Q8_0": FILE, "Q4_0": FILE}
+    assert selected("controller", model={"quants": quants}) == [("Q8_0", None), ("Q4_0", None)]
+    assert selected("controller", model={"quants": quants, "quant": "Q4_0"}) == [("Q4_0", None)]
+
+
+def test_repositories():
+    (item,) = models_from([{"name": "a", "model": REPO}], "controller", "hub")
+    assert (item["model"]["repo"], item["model"]["quants"]) == ("owner/name", ["Q8_0"])
+    assert (
+        models_from([{"name": "a", "model": dict(REPO, quant="auto")}], "controller", "hub")[0]["model"]["quants"] == []
+    )
