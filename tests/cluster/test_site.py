@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 import tarfile
 import time
 from pathlib import Path
@@ -89,6 +90,33 @@ def test_check_mode_reports_nothing_on_a_converged_cluster(cluster: Cluster) -> 
 def test_verify_proves_the_placement(cluster: Cluster) -> None:
     run = cluster.run("verify", "-v").succeeded()
     assert "buffers:" in run.output
+
+
+def test_ledger_has_three_figures_for_every_device(cluster: Cluster) -> None:
+    run = cluster.run("verify").succeeded()
+    rows = re.findall(
+        r"^ +(?:demo +)(node\d) +(\w+) +(\d+) +(\d+) \((\d+)\) +(\d+) +[+-]\d+$", run.output, re.MULTILINE
+    )
+    assert [(node, device) for node, device, *_figures in rows] == [
+        ("node1", "CPU"),
+        ("node2", "RPC0"),
+        ("node3", "RPC1"),
+    ]
+    for _node, _device, predicted, oracle, buffers, real in rows:
+        assert abs(int(oracle) - int(buffers)) <= 4  # MiB; the oracle cuts three figures off
+        assert 0 < int(real) <= int(predicted) + 256
+
+
+def test_memory_that_is_not_as_planned_fails_with_the_numbers(cluster: Cluster) -> None:
+    context = cluster.variables["llamacpp_instances"][0]["context"]
+    cluster.variables["llamacpp_instances"][0]["context"] = 65536
+    cluster.site().succeeded()
+    # What runs has a larger context than what is declared now.
+    cluster.variables["llamacpp_instances"][0]["context"] = context
+    run = cluster.run("verify", llamacpp_ledger_margin_mib=16).failed()
+    assert re.search(r"demo on RPC0 of node2: it takes \d+ MiB more than planned \(predicted \d+,", run.output)
+    assert "plan again with the settings that really run" in run.output
+    cluster.site().succeeded()
 
 
 def test_parallel_restarts_one_head_and_nothing_else(cluster: Cluster) -> None:
