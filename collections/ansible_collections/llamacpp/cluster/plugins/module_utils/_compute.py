@@ -17,8 +17,8 @@ buffer: see _overhead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._compute_graph import (
@@ -28,8 +28,14 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._compute_graph im
     reduced,
     tables,
 )
-from ansible_collections.llamacpp.cluster.plugins.module_utils._context import Context
-from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import PIPELINE_COPIES, place_nodes, reserve
+from ansible_collections.llamacpp.cluster.plugins.module_utils._context import Context, swa_cells
+from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import (
+    PIPELINE_COPIES,
+    Event,
+    place_nodes,
+    record,
+    replay,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph import Place
 from ansible_collections.llamacpp.cluster.plugins.module_utils._hparams import Hparams, hparams, per_model
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
@@ -43,6 +49,8 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import 
 # What takes over operations on the head's weights (ggml_backend_*_offload_op); a worker behind RPC does not.
 _OFFLOADS = ("cuda", "rocm", "vulkan", "sycl", "metal")
 _CUDA = ("cuda", "rocm")
+# Answers that are kept for a model.
+_REMEMBERED = 8192
 # Widths of heads for which ggml-cuda has flash attention: keys -> (values, queries a key head are a multiple of).
 # ggml_cuda_get_best_fattn_kernel (ggml/src/ggml-cuda/fattn.cu).
 _CUDA_HEADS = {
@@ -108,6 +116,28 @@ def compute_buffers(
     ``context``: what :func:`_context.resolve` made of the settings. Raises :class:`LookupError` for
     an architecture that is not known here, or a file that lacks a tensor that its architecture has.
     """
+    asked = (
+        tuple(placed),
+        tuple((device.kind, device.backend) for device in devices),
+        (settings.split_mode, settings.cpu_moe, settings.n_cpu_moe, settings.embedding),
+        context,
+    )
+    answers = _known(model).answers
+    found = answers.get(asked)
+    if found is None:
+        if len(answers) >= _REMEMBERED:
+            answers.clear()
+        found = answers[asked] = _compute_buffers(model, placed, devices, settings, context)
+    return found
+
+
+def _compute_buffers(
+    model: ModelFacts,
+    placed: Sequence[int],
+    devices: Sequence[MemoryDevice],
+    settings: Settings,
+    context: Context,
+) -> ComputeBuffers:
     hp = hparams(model)
     kinds = tables(model).kinds
     pipeline = pipeline_parallel(devices, placed, settings)
@@ -121,12 +151,13 @@ def compute_buffers(
     owners = tuple(layer for layer in layers if hp.kv_from_start - 2 <= layer.number < hp.kv_from_start)
     placement = _Placement(tuple(layers), output, owners, cpu)
     flash = _flash_attention(model, hp, placement, devices, context)
-    sizes = _sizes(model, placement, devices, context, flash, pipeline, settings.embedding)
+    sizes = _sizes(model, hp, placement, devices, context, flash, pipeline, settings.embedding)
     return ComputeBuffers(tuple(sizes[:-1]), sizes[-1], True, flash, pipeline)
 
 
 def _sizes(
     model: ModelFacts,
+    hp: Hparams,
     placement: _Placement,
     devices: Sequence[MemoryDevice],
     context: Context,
@@ -147,20 +178,16 @@ def _sizes(
     short = tuple(Layer(item.number, item.kind, number[item.backend], number[item.experts]) for item in chosen)
     kinds = tuple(devices[index].hardware for index in used[:-1])
     owners = {layer.number: number[layer.backend] for layer in placement.owners}
-    key = (
-        short,
-        number[placement.output],
-        tuple(owners.items()),
-        kinds,
-        number.get(helper, -1),
-        context,
-        flash,
-        pipeline,
-        embeddings,
+    offload = number.get(helper, -1)
+    cells, sliding = context.n_ctx_seq, swa_cells(hp, context) if hp.has_swa else 0
+    shape = (
+        (short, number[placement.output], tuple(owners.items()), kinds, offload, flash, pipeline, embeddings),
+        # All that the graph depends on but for the length of the cache, in which its sizes are linear.
+        replace(context, n_ctx=0, n_ctx_seq=0),
+        (sliding == cells, 0 if sliding == cells else sliding, min(cells, hp.indexer_top_k)),
     )
-    known = _reserved(model)
-    found = known.get(key)
-    if found is None:
+
+    def steps() -> list[Event]:
         place = Place(
             {layer.number: layer.backend for layer in short},
             number[placement.output],
@@ -169,11 +196,39 @@ def _sizes(
             owners,
         )
         blocks = build(model, short, place, context, flash, embeddings)
-        copies = PIPELINE_COPIES if pipeline else 1
-        found = known[key] = tuple(reserve(blocks.graph, len(used), copies, number.get(helper, -1)))
-    return [
-        found[number[twin]] if (twin := twins.get(index, index)) in number else 0 for index in range(len(devices) + 1)
-    ]
+        return record(blocks.graph, len(used), PIPELINE_COPIES if pipeline else 1, offload)
+
+    recipe = _known(model).recipes.setdefault(shape, _Recipe())
+    found = recipe.sizes(cells, len(used), steps)
+    sizes = []
+    for index in range(len(devices) + 1):
+        twin = twins.get(index, index)
+        sizes.append(found[number[twin]] if twin in number else 0)
+    return sizes
+
+
+class _Recipe:
+    """The allocator's steps for one graph, for any length of the cache.
+
+    Graphs for two lengths differ in nothing but sizes, and every size is linear in the length: so
+    two recordings are enough for all others.
+    """
+
+    def __init__(self) -> None:
+        self._recorded: dict[int, list[Event]] = {}
+
+    def sizes(self, cells: int, backends: int, steps: Callable[[], list[Event]]) -> list[int]:
+        """Return the bytes on each backend. ``steps`` records them for ``cells``."""
+        events: Sequence[tuple[int, int, int]] | None = self._recorded.get(cells)
+        if events is None and len(self._recorded) < 2:
+            events = self._recorded[cells] = steps()
+        elif events is None:
+            (first, one), (second, other) = self._recorded.items()
+            events = [
+                (left.backend, left.slot, left.size + (right.size - left.size) * (cells - first) // (second - first))
+                for left, right in zip(one, other)
+            ]
+        return replay(events, backends)
 
 
 def _flash_attention(
@@ -193,7 +248,7 @@ def _flash_attention(
         return True
     chosen, _ = reduced(placement.layers, model.architecture in WHOLE)
     key = (tuple(chosen), placement.output, context.offload_kqv, context.n_seq_max, context.kv_unified)
-    known = _decided(model)
+    known = _known(model).flash
     found = known.get(key)
     if found is None:
         owners = {layer.number: layer.backend for layer in placement.owners}
@@ -217,11 +272,14 @@ def _cuda_flash(hp: Hparams, layer: int) -> bool:
     return values == width and count // kv % multiple == 0
 
 
-@per_model
-def _reserved(model: ModelFacts) -> dict[object, tuple[int, ...]]:
-    return {}
+class _Known(NamedTuple):
+    """What was worked out for a model before."""
+
+    answers: dict[object, ComputeBuffers]
+    recipes: dict[object, _Recipe]
+    flash: dict[object, bool]
 
 
 @per_model
-def _decided(model: ModelFacts) -> dict[object, bool]:
-    return {}
+def _known(model: ModelFacts) -> _Known:
+    return _Known({}, {}, {})

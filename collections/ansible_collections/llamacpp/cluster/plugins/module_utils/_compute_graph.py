@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._context import Context, caches
+from ansible_collections.llamacpp.cluster.plugins.module_utils._context import Context, swa_cells
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph import Batch, Place, Weight
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_blocks import Blocks
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_models import builder_for
@@ -191,16 +191,16 @@ def _weights(known: Tables, hp: Hparams, layers: Sequence[Layer], place: Place) 
 
 def _batch(model: ModelFacts, context: Context, flash: bool, embeddings: bool, full: bool, probe: bool) -> Batch:
     """Return what the graph is made for. ``probe``: one token a sequence, with which llama.cpp tries things."""
-    cells = {cache.kind: cache.cells for cache in caches(model, context)}
+    hp = hparams(model)
     sequences = context.n_seq_max
     return Batch(
         tokens=sequences if probe else -(-context.n_tokens // sequences) * sequences,
         sequences=sequences,
         outputs=sequences if probe else context.n_outputs,
         streams=context.n_stream,
-        cells=cells.get("kv", 0),
-        cells_swa=cells.get("swa", 0),
-        states=cells.get("recurrent", 0),
+        cells=context.n_ctx_seq,
+        cells_swa=swa_cells(hp, context) if hp.has_swa else 0,
+        states=context.n_seq_max,
         type_k=context.type_k,
         type_v=context.type_v,
         flash=flash,

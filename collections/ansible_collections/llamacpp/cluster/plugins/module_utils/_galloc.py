@@ -11,6 +11,7 @@ size), names, compute flags.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 # ggml_op_can_inplace. LayerNorm ("norm"), GLU and everything else take a place of their own.
 IN_PLACE = frozenset(
@@ -48,29 +49,20 @@ class Tensor:
     llama.cpp chose for it, or -1.
     """
 
-    __slots__ = (
-        "backend",
-        "children",
-        "copies",
-        "es",
-        "home",
-        "is_input",
-        "is_output",
-        "nb",
-        "nbytes",
-        "ne",
-        "op",
-        "own",
-        "pin",
-        "place",
-        "seen",
-        "slot",
-        "src",
-        "tag",
-        "view",
-        "views",
-        "weight",
-    )  # fmt: skip
+    home = -1
+    weight = False
+    is_input = False
+    is_output = False
+    pin = -1
+    tag = ""
+    # Of the scheduler and the allocator.
+    seen = False
+    backend = -1
+    children = 0
+    views = 0
+    own = False
+    slot = -1
+    copies: dict[int, list[Tensor]] | None = None
 
     def __init__(
         self,
@@ -95,20 +87,10 @@ class Tensor:
             self.nb = nb
             self.nbytes = es + sum((size - 1) * stride for size, stride in zip(ne, nb)) if 0 not in ne else 0
         self.view = view
-        self.home = -1
-        self.weight = False
-        self.is_input = False
-        self.is_output = False
-        self.pin = -1
-        self.seen = False
-        self.backend = -1
-        self.children = 0
-        self.views = 0
-        self.own = False
-        self.slot = -1
-        self.copies: dict[int, list[Tensor]] = {}
-        self.place = 0
-        self.tag = ""
+
+    def on(self, backend: int) -> list[Tensor]:
+        """Its copies on another backend."""
+        return (self.copies or {})[backend]
 
     @property
     def contiguous(self) -> bool:
@@ -155,13 +137,21 @@ class Split:
         self.inputs: list[Tensor] = []
 
 
-def reserve(graph: Graph, backends: int, copies: int, offload: int, offload_batch: int = 32) -> list[int]:
-    """Return the bytes that each of ``backends`` reserves for ``graph``; the last one is the CPU.
+class Event(NamedTuple):
+    """A step of the allocator. ``slot``: the place that is taken or given back; ``size``: bytes, -1 to give back."""
+
+    backend: int
+    slot: int
+    size: int
+
+
+def record(graph: Graph, backends: int, copies: int, offload: int, offload_batch: int = 32) -> list[Event]:
+    """Return the allocator's steps for ``graph`` on ``backends``, of which the last is the CPU.
 
     ``copies``: of the inputs of each split, 4 with pipeline parallelism, else 1. ``offload``: the
     device that takes over operations on the host's weights when at least ``offload_batch`` rows
-    are computed at once (CUDA and its like do; a worker behind RPC never), or -1. The
-    graph can be reserved once only.
+    are computed at once (CUDA and its like do; a worker behind RPC never), or -1. A graph can be
+    recorded once only.
     """
     nodes = graph.nodes
     for node in nodes:
@@ -169,8 +159,63 @@ def reserve(graph: Graph, backends: int, copies: int, offload: int, offload_batc
         node.pin = -1
     _assign(nodes, graph.leafs, backends - 1, offload, offload_batch)
     splits = _split(nodes, copies)
-    order, first = _order(graph, splits, backends - 1, copies)
-    return _Allocation(backends).run(order, first + graph.leafs)
+    order, first = _order(graph, splits, copies)
+    return _Allocation().run(order, first + graph.leafs)
+
+
+def replay(events: Sequence[tuple[int, int, int]], backends: int) -> list[int]:
+    """Return the bytes that each of ``backends`` reserves: ggml_dyn_tallocr with best fit, in one chunk."""
+    peaks = [0] * backends
+    # Free blocks [offset, size] by address; the last one has no end.
+    free = [[[0, 1 << 62]] for _ in range(backends)]
+    places: dict[int, tuple[int, int]] = {}
+    for backend, slot, size in events:
+        blocks = free[backend]
+        if size < 0:
+            _give_back(blocks, *places[slot])
+            continue
+        size = -(-size // ALIGNMENT) * ALIGNMENT
+        best = len(blocks) - 1
+        if best:
+            smallest = 1 << 63
+            for index in range(best):
+                have = blocks[index][1]
+                if size <= have <= smallest:
+                    best, smallest = index, have
+        block = blocks[best]
+        offset = block[0]
+        places[slot] = offset, size
+        if block[1] == size:
+            del blocks[best]
+        else:
+            block[0] = offset + size
+            block[1] -= size
+        if offset + size > peaks[backend]:
+            peaks[backend] = offset + size
+    return peaks
+
+
+def _give_back(blocks: list[list[int]], offset: int, size: int) -> None:
+    """ggml_dyn_tallocr_free_bytes: joins what is free before and after."""
+    end = offset + size
+    for index, block in enumerate(blocks):
+        start = block[0]
+        if start + block[1] == offset:
+            block[1] += size
+            if index + 1 < len(blocks) and blocks[index + 1][0] == end:
+                block[1] += blocks.pop(index + 1)[1]
+            return
+        if start == end:
+            block[0] = offset
+            block[1] += size
+            if index and blocks[index - 1][0] + blocks[index - 1][1] == offset:
+                blocks[index - 1][1] += blocks.pop(index)[1]
+            return
+    # Tensors without elements leave blocks without a size behind: more than one may start at an address.
+    position = 0
+    while position < len(blocks) and blocks[position][0] < offset:
+        position += 1
+    blocks.insert(position, [offset, size])
 
 
 def place_nodes(graph: Graph, backends: int) -> None:
@@ -259,6 +304,8 @@ def _split(nodes: Sequence[Tensor], copies: int) -> list[Split]:
         for position, source in enumerate(node.src):
             if source.backend == backend:
                 continue
+            if source.copies is None:
+                source.copies = {}
             made = source.copies.get(backend)
             if made is None:
                 made = []
@@ -275,7 +322,7 @@ def _split(nodes: Sequence[Tensor], copies: int) -> list[Split]:
     return splits
 
 
-def _order(graph: Graph, splits: Sequence[Split], cpu: int, copies: int) -> tuple[list[Tensor], list[Tensor]]:
+def _order(graph: Graph, splits: Sequence[Split], copies: int) -> tuple[list[Tensor], list[Tensor]]:
     """Return the nodes as the allocator meets them, and the leafs that it places first."""
     first: list[Tensor] = []
     if copies > 1:
@@ -290,7 +337,7 @@ def _order(graph: Graph, splits: Sequence[Split], cpu: int, copies: int) -> tupl
                     first.append(copy)
         for split in splits:
             for source in split.inputs:
-                first.extend(source.copies[split.backend])
+                first.extend(source.on(split.backend))
     order: list[Tensor] = []
     for split in splits:
         for source in split.inputs:
@@ -298,20 +345,19 @@ def _order(graph: Graph, splits: Sequence[Split], cpu: int, copies: int) -> tupl
             keep = Tensor("none", source.ne, source.es, (source,), nb=source.nb, view=source.view or source)
             keep.backend = source.backend
             order.append(keep)
-            order.append(source.copies[split.backend][0])
+            order.append(source.on(split.backend)[0])
         order.extend(graph.nodes[split.start : split.end])
     return order, first
 
 
 class _Allocation:
-    """ggml_gallocr_alloc_graph_impl with one dynamic allocator a backend."""
+    """ggml_gallocr_alloc_graph_impl: when each tensor gets and loses its place, whatever the place may be."""
 
-    def __init__(self, backends: int) -> None:
-        # Free blocks [offset, size] by address; the last one has no end.
-        self._free: list[list[list[int]]] = [[[0, 1 << 62]] for _ in range(backends)]
-        self._peak = [0] * backends
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._slots = 0
 
-    def run(self, nodes: Sequence[Tensor], leafs: Sequence[Tensor]) -> list[int]:
+    def run(self, nodes: Sequence[Tensor], leafs: Sequence[Tensor]) -> list[Event]:
         for leaf in leafs:
             self._place(leaf)
         for node in nodes:
@@ -337,7 +383,7 @@ class _Allocation:
                             self._release(root)
                     elif source.own:
                         self._release(source)
-        return self._peak
+        return self._events
 
     def _place(self, tensor: Tensor) -> None:
         if tensor.own or tensor.view is not None or tensor.home >= 0:
@@ -354,53 +400,15 @@ class _Allocation:
                     and source.ne == tensor.ne
                     and source.nb == tensor.nb
                 ):
-                    tensor.place = source.place
+                    tensor.slot = source.slot
                     tensor.backend = source.backend
                     source.own = False
                     return
-        tensor.place = self._allocate(tensor.backend, _padded(tensor.nbytes))
-
-    def _allocate(self, backend: int, size: int) -> int:
-        blocks = self._free[backend]
-        best = len(blocks) - 1
-        best_size = 1 << 63
-        for index in range(len(blocks) - 1):
-            have = blocks[index][1]
-            if size <= have <= best_size:
-                best, best_size = index, have
-        block = blocks[best]
-        offset = block[0]
-        block[0] += size
-        block[1] -= size
-        if block[1] == 0:
-            del blocks[best]
-        if offset + size > self._peak[backend]:
-            self._peak[backend] = offset + size
-        return offset
+        tensor.slot = self._slots
+        self._slots += 1
+        self._events.append(Event(tensor.backend, tensor.slot, tensor.nbytes))
 
     def _release(self, tensor: Tensor) -> None:
-        if tensor.is_output:
-            return
-        tensor.own = False
-        blocks = self._free[tensor.backend]
-        offset, size = tensor.place, _padded(tensor.nbytes)
-        for index, block in enumerate(blocks):
-            if block[0] + block[1] == offset:
-                block[1] += size
-                if index < len(blocks) - 1 and block[0] + block[1] == blocks[index + 1][0]:
-                    block[1] += blocks[index + 1][1]
-                    del blocks[index + 1]
-                return
-            if offset + size == block[0]:
-                block[0] = offset
-                block[1] += size
-                if index > 0 and blocks[index - 1][0] + blocks[index - 1][1] == block[0]:
-                    blocks[index - 1][1] += block[1]
-                    del blocks[index]
-                return
-        position = next((index for index, block in enumerate(blocks) if block[0] >= offset), len(blocks))
-        blocks.insert(position, [offset, size])
-
-
-def _padded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+        if not tensor.is_output:
+            tensor.own = False
+            self._events.append(Event(tensor.backend, tensor.slot, -1))

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import ALIGNMENT, Graph, Tensor, reserve
+from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import ALIGNMENT, Graph, Tensor, record, replay
 
 KIB = 1 << 10
 # One row of 256 numbers in single precision.
@@ -26,7 +26,7 @@ def peaks(*results: Tensor, backends: int = 2, copies: int = 1, offload: int = -
     graph = Graph()
     for result in results:
         graph.expand(result)
-    return reserve(graph, backends, copies, offload)
+    return replay(record(graph, backends, copies, offload), backends)
 
 
 def test_one_result_after_another_takes_turns():
@@ -99,7 +99,7 @@ def test_the_smallest_gap_that_fits_is_taken():
     two.is_output = seven.is_output = True
     graph.expand(two)
     graph.expand(seven)
-    assert reserve(graph, 2, 1, -1)[0] == (1 + 8 + 1 + 2 + 1) * KIB
+    assert replay(record(graph, 2, 1, -1), 2)[0] == (1 + 8 + 1 + 2 + 1) * KIB
 
 
 def test_sizes_are_aligned():
