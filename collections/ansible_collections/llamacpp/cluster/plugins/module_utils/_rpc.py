@@ -33,6 +33,9 @@ MEMORY = struct.Struct("<QQ")
 
 # llama.cpp uses 16 at most (llama_max_devices); a count beyond this is noise.
 MAX_DEVICES = 1024
+# Part of the time that the greeting may take; the rest is for whoever waits for the end of a line.
+_FOR_THE_GREETING = 0.75
+_END_OF_A_LINE = b"\r\n\r\n"
 _ESTABLISHED, _LISTEN = "01", "0A"
 _CONNECTION_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 
@@ -154,11 +157,13 @@ def ask(host: str, port: int, timeout: float, expected: tuple[int, int, int] = P
         return RpcAnswer("unreachable", "no way to %s:%d: %s" % (host, port, error.strerror or error))
     with connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        answered = False
         try:
-            connection.settimeout(max(0.001, timeout - (time.monotonic() - started)))
-            major, minor, patch, _caps = HELLO.unpack(call(connection, Command.HELLO, bytes(CAPS_BYTES), HELLO.size))
-            answered = True
+            connection.settimeout(_left(started, timeout * _FOR_THE_GREETING))
+            try:
+                greeting = call(connection, Command.HELLO, bytes(CAPS_BYTES), HELLO.size)
+            except (socket.timeout, TimeoutError):
+                return _no_answer(connection, "%s:%d" % (host, port), started, timeout)
+            major, minor, patch, _caps = HELLO.unpack(greeting)
             version = "%d.%d.%d" % (major, minor, patch)
             if major != expected[0] or minor > expected[1]:
                 return RpcAnswer(
@@ -166,14 +171,10 @@ def ask(host: str, port: int, timeout: float, expected: tuple[int, int, int] = P
                     "it speaks RPC %s, llama.cpp here %d.%d.%d; build both from one release" % (version, *expected),
                     version,
                 )
+            connection.settimeout(_left(started, timeout))
             devices = _devices(connection)
         except (socket.timeout, TimeoutError):
-            if not answered:
-                _take_back(connection)
-            return RpcAnswer(
-                "busy",
-                "%s:%d took the connection and did not answer within %g s: it has a client" % (host, port, timeout),
-            )
+            return RpcAnswer("busy", "%s:%d greets, and says nothing more within %g s" % (host, port, timeout))
         except (Closed, ConnectionError):
             return RpcAnswer(
                 "wrong_protocol", "%s:%d hung up on the greeting: it is older, or no RPC worker" % (host, port)
@@ -204,14 +205,28 @@ def _devices(connection: socket.socket) -> tuple[RpcDevice, ...]:
     return tuple(devices)
 
 
-def _take_back(connection: socket.socket) -> None:
-    """Have close() reset the connection instead of ending it.
+def _left(started: float, timeout: float) -> float:
+    return max(0.05, timeout - (time.monotonic() - started))
 
-    A worker that is busy reads the greeting later, from its queue, and answers. After an ordinary close its
-    second write hits a connection that is gone: SIGPIPE. On one that was reset before, its first write
-    fails with ECONNRESET, which it takes for a client that left.
+
+def _no_answer(connection: socket.socket, where: str, started: float, timeout: float) -> RpcAnswer:
+    """Find out who does not answer: a worker that has a client, or a server of text that waits for the end of a line.
+
+    close() will reset the connection instead of ending it. A worker that is busy reads the greeting later, from
+    its queue, and answers. After an ordinary close its second write hits a connection that is gone: SIGPIPE. On
+    one that was reset before, its first write fails with ECONNRESET, which it takes for a client that left.
     """
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    try:
+        connection.sendall(_END_OF_A_LINE)
+        connection.settimeout(_left(started, timeout))
+        late = connection.recv(LENGTH.size)
+    except (socket.timeout, TimeoutError):
+        message = "%s took the connection and did not answer within %g s: it has a client" % (where, timeout)
+        return RpcAnswer("busy", message)
+    if late == LENGTH.pack(HELLO.size):
+        return RpcAnswer("busy", "%s answers, but not within %g s" % (where, timeout))
+    return RpcAnswer("wrong_protocol", "%s is no RPC worker: it answered with %r" % (where, late))
 
 
 def clients(port: int, tables: Iterable[str] = _CONNECTION_TABLES) -> tuple[str, ...]:

@@ -106,6 +106,39 @@ def test_a_web_server_is_no_worker(listener):
     assert "HTTP/1.1" in answer.message
 
 
+def test_a_web_server_that_waits_for_the_end_of_a_line_is_no_worker_either(listener):
+    """llama-server does; without the end of a line it would look like a worker that has a client."""
+
+    def work():
+        connection, _address = listener.accept()
+        with connection, connection.makefile("rwb") as stream:
+            while stream.readline() != b"\r\n":
+                pass
+            stream.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    answer = _rpc.ask("127.0.0.1", port_of(listener), 1)
+    thread.join(5)
+    assert answer.state == "wrong_protocol"
+    assert "HTTP/1.1" in answer.message
+
+
+def test_a_worker_that_is_slow_to_answer_is_busy(listener):
+    def work():
+        connection, _address = listener.accept()
+        with connection:
+            while not connection.recv(64).endswith(b"\n"):
+                pass
+            connection.sendall(struct.pack("<Q28x", 28))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    answer = _rpc.ask("127.0.0.1", port_of(listener), 1)
+    thread.join(5)
+    assert answer.state == "busy"
+
+
 def test_who_hangs_up_on_the_greeting_is_no_worker_of_today(listener):
     thread = serve_once(listener, b"")
     answer = _rpc.ask("127.0.0.1", port_of(listener), 5)
