@@ -27,7 +27,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._architectures im
     STATE_SPACE,
     WINDOWS,
 )
-from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
+from ansible_collections.llamacpp.cluster.plugins.module_utils._model import MAX_LAYERS, ModelFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import Refused
 
 _Result = TypeVar("_Result")
@@ -52,6 +52,8 @@ def per_model(function: Callable[[ModelFacts], _Result]) -> Callable[[ModelFacts
     return remembered
 
 
+# LLAMA_MAX_EXPERTS in src/llama-hparams.h.
+MAX_EXPERTS = 1024
 # GLM 5.2 says which layers have an indexer of their own only by this default (src/models/glm-dsa.cpp).
 _GLM_5_2_CONTEXT = 1 << 20
 
@@ -127,21 +129,29 @@ class _Keys:
         self._values = model.hyperparameters
 
     def number(self, key: str, default: int = 0) -> int:
-        value = self._values.get(key, default)
-        return int(value) if isinstance(value, (bool, int, float)) else default
+        """Return a number that llama.cpp reads as 32 bits without sign; raises :class:`Refused` for any other."""
+        value = self._values.get(key)
+        return default if value is None else self._whole(key, value)
+
+    def _whole(self, key: str, value: Any) -> int:
+        if isinstance(value, (list, tuple, dict, str)) or not 0 <= value < 1 << 32:
+            raise Refused(
+                "model", "%s.%s is not a number that llama.cpp takes" % (self._model.architecture, key), value
+            )
+        return int(value)
 
     def array(self, key: str) -> list[int] | None:
         value = self._values.get(key)
-        return [int(item) for item in value] if isinstance(value, (list, tuple)) else None
+        return [self._whole(key, item) for item in value] if isinstance(value, (list, tuple)) else None
 
     def layers(self, key: str, count: int, default: Sequence[int] | int = 0) -> tuple[int, ...]:
         """One number a layer; a file gives one for all or a list."""
         value = self._values.get(key)
         if isinstance(value, (list, tuple)):
-            found = [int(item) for item in value[:count]]
+            found = [self._whole(key, item) for item in value[:count]]
             return tuple(found + [0] * (count - len(found)))
-        if isinstance(value, (bool, int, float)):
-            return (int(value),) * count
+        if value is not None:
+            return (self._whole(key, value),) * count
         return (default,) * count if isinstance(default, int) else tuple(default)
 
     def has_tensor(self, name: str, layer: int) -> bool:
@@ -164,7 +174,8 @@ def hparams(model: ModelFacts) -> Hparams:
         raise Refused("model", reason)
     keys = _Keys(model)
     n_all = model.n_layers
-    base = _base(model, keys, arch, n_all)
+    base = _base(keys, arch, n_all)
+    _check(base, keys)
     if arch == "graniteswitch":
         # Its adapters' router is one more layer with one head, after the others.
         base = replace(
@@ -194,7 +205,7 @@ def hparams(model: ModelFacts) -> Hparams:
     return replace(base, **_state(arch, base, keys), **_indexer(arch, base, keys))
 
 
-def _base(model: ModelFacts, keys: _Keys, arch: str, n_all: int) -> Hparams:
+def _base(keys: _Keys, arch: str, n_all: int) -> Hparams:
     heads = keys.layers("attention.head_count", n_all)
     n_embd = keys.number("embedding_length")
     head_k = head_v = 0
@@ -206,7 +217,9 @@ def _base(model: ModelFacts, keys: _Keys, arch: str, n_all: int) -> Hparams:
     if arch in ("kimi-k3", "glm5-next"):
         head_v = keys.number("attention.kv_lora_rank")
     n_nextn = keys.number("nextn_predict_layers")
-    experts = keys.number("expert_count")
+    experts, experts_used = keys.number("expert_count"), keys.layers("expert_used_count", n_all)
+    if experts <= 1 and arch in ("hunyuan_vl", "hunyuan-dense"):
+        experts, experts_used = 0, (0,) * n_all
     return Hparams(
         architecture=arch,
         known=arch in KNOWN,
@@ -220,7 +233,7 @@ def _base(model: ModelFacts, keys: _Keys, arch: str, n_all: int) -> Hparams:
         n_head_kv=keys.layers("attention.head_count_kv", n_all, heads),
         n_ff=keys.layers("feed_forward_length", n_all),
         n_expert=experts,
-        n_expert_used=keys.layers("expert_used_count", n_all),
+        n_expert_used=experts_used,
         head_k=head_k,
         head_v=head_v,
         head_k_swa=keys.number("attention.key_length_swa", head_k),
@@ -231,6 +244,24 @@ def _base(model: ModelFacts, keys: _Keys, arch: str, n_all: int) -> Hparams:
         kv_from_start=_own_caches(arch, keys, n_all),
         dense_lead=keys.number("leading_dense_block_count"),
     )
+
+
+def _check(base: Hparams, keys: _Keys) -> None:
+    """Raise :class:`Refused` for what llama_model_base::load_hparams, or an architecture, does not take."""
+    arch, used = base.architecture, max(base.n_expert_used, default=0)
+    problem = ""
+    if not base.n_embd:
+        problem = "it has no embedding_length"
+    elif base.n_expert > MAX_EXPERTS or used > base.n_expert or bool(base.n_expert) != bool(used):
+        problem = "%d of %d experts cannot be used" % (used, base.n_expert)
+    elif arch == "nanbeige" and not 1 <= base.n_layer_all * keys.number("num_loops", 1) <= MAX_LAYERS:
+        problem = "%d layers cannot be repeated %d times" % (base.n_layer_all, keys.number("num_loops", 1))
+    elif arch == "hrm_text":
+        cycles = keys.number("hrm.h_cycles") * (keys.number("hrm.l_cycles") + 1)
+        if keys.number("hrm.layers_per_stack") * cycles != base.n_layer:
+            problem = "its cycles do not come to %d layers" % base.n_layer
+    if problem:
+        raise Refused("model", "%s: llama.cpp does not load it" % problem)
 
 
 def _own_caches(arch: str, keys: _Keys, n_all: int) -> int:

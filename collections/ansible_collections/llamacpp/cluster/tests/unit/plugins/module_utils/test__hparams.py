@@ -149,6 +149,14 @@ def test_deepseek4_without_its_last_block_predicts_nothing():
         ({"architecture": "clip"}, "give it as mmproj"),
         ({"metadata": {"general.type": "adapter"}}, "adapter"),
         ({"block_count": 0}, "0 layers"),
+        ({"embedding_length": 0}, "no embedding_length"),
+        ({"embedding_length": -1}, "no number"),
+        ({"attention.head_count": "many"}, "no number"),
+        ({"expert_count": 8, "expert_used_count": 9}, "9 of 8 experts"),
+        ({"expert_count": 8}, "0 of 8 experts"),
+        ({"expert_count": 4096, "expert_used_count": 8}, "8 of 4096 experts"),
+        ({"architecture": "nanbeige", "num_loops": 1 << 31}, "repeated"),
+        ({"architecture": "hrm_text", "hrm.layers_per_stack": 2, "hrm.h_cycles": 1 << 20}, "cycles"),
     ],
 )
 def test_what_cannot_be_served(changes, words):
