@@ -30,7 +30,7 @@ _NUMBERED = re.compile(r"^(?:enc|dec)\.blk\.(\d+)\.")
 _REPEATS = 6
 _LONGEST_PATTERN = 8
 # In their graphs something stays with every layer.
-WHOLE = frozenset(("t5", "t5encoder", "deepseek32", "glm-dsa"))
+WHOLE = frozenset(("t5", "t5encoder", "deepseek32", "glm-dsa", "hrm_text"))
 
 
 class Layer(NamedTuple):
@@ -61,16 +61,15 @@ def tables(model: ModelFacts) -> Tables:
             layers.setdefault(number, {})[group.name[len("blk.*.") :]] = group
     numbers: dict[object, int] = {}
     kinds = []
+    lists = [value for value in model.hyperparameters.values() if isinstance(value, (list, tuple))]
+    by_layer = [value for value in lists if len(value) == hp.n_layer_all]
     for number in range(hp.n_layer):
         tensors = tuple(sorted((name, group.shape, group.nbytes) for name, group in layers.get(number, {}).items()))
-        own = hp.kv_from_start < 0 or number < hp.kv_from_start
         facts = (
             tensors,
-            hp.swa[number],
-            hp.recurrent[number],
-            hp.n_head[number],
-            hp.n_head_kv[number],
-            own,
+            tuple(value[number] for value in by_layer),
+            (hp.swa[number], hp.recurrent[number], hp.n_head[number], hp.n_head_kv[number]),
+            hp.kv_from_start < 0 or number < hp.kv_from_start,
             hp.indexer_full[number : number + 1],
         )
         kinds.append(numbers.setdefault(facts, len(numbers)))

@@ -111,12 +111,15 @@ class Operations:
         self._leafs: dict[tuple[int, str], Tensor] = {}
         self._inputs: dict[str, Tensor] = {}
         self.rms = True
+        # Layers that have the weights of another.
+        self.alias: dict[int, int] = {}
         self._ids: tuple[Tensor, Tensor] | None = None
 
     # Tensors
 
     def w(self, layer: int, name: str) -> Tensor | None:
         """Return the weight ``name`` (without ``blk.N.`` and ``.weight``) of a layer; -1 for none."""
+        layer = self.alias.get(layer, layer)
         key = (layer, name)
         found = self._leafs.get(key)
         if found is None:
@@ -139,7 +142,7 @@ class Operations:
 
     def has(self, layer: int, name: str) -> bool:
         """Whether the layer has this weight."""
-        return name in self._weights.get(layer, {})
+        return name in self._weights.get(self.alias.get(layer, layer), {})
 
     def key(self, name: str, default: int = 0) -> int:
         """Return a hyper-parameter that is one number."""

@@ -132,6 +132,9 @@ class Attention(Operations):
         if by_name(kind).block_elements == 1:
             return None
         hp = self.hp
+        # build_inp_mem_hybrid_iswa has no place for it.
+        if hp.has_swa and any(hp.recurrent):
+            return None
         if full % 64 or any(hp.n_head_kv[layer] and full <= 0 for layer in self.layers):
             return None
         size = 64
@@ -228,6 +231,15 @@ class Attention(Operations):
         zeros = self.like("fill", Tensor("none", (1, chosen.ne[0], step, streams), F32))
         opened = self.set_rows(rows, zeros, self.reshape(chosen, chosen.ne[0], step, streams))
         return self.add(self.view("view", opened, mask.ne, mask.nb), mask)
+
+    def store_and_read(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values, and return what is in the cache, for attention of an architecture's own."""
+        for item in (q, k, v):
+            self.expand(item)
+        cached_k, cached_v = self._caches(layer, False, False, v)
+        self._store(cached_k, k, False, False)
+        self._store(cached_v, v, False, True)
+        return cached_k[1], cached_v[1]
 
     def indexer_cache(self, layer: int, size: int, cells: int) -> tuple[Tensor, Tensor]:
         """The keys of an indexer: what is stored into, and what is read."""

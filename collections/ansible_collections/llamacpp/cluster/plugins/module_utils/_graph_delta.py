@@ -6,7 +6,13 @@ from __future__ import annotations
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import Tensor
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_blocks import Blocks
-from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_layers import Traits, feed_forward, finish
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_latent import latent_attention
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_layers import (
+    Traits,
+    apply_gate,
+    feed_forward,
+    finish,
+)
 
 
 def qwen3next(b: Blocks) -> None:
@@ -157,6 +163,32 @@ def kimi_linear(b: Blocks) -> None:
     finish(b, t, cur)
 
 
+def bailingmoe3(b: Blocks) -> None:
+    """Ling 3: the same with gates of full rank, and latent attention that is gated by head."""
+    t = Traits(pick="after", hidden="after")
+    cur = b.embed()
+    for layer in b.layers:
+        residual = cur
+        cur = b.norm(residual, layer, "attn_norm")
+        cur = delta_attention(b, layer, cur) if b.hp.recurrent[layer] else _gated_latent(b, layer, cur)
+        residual = b.add(cur, residual)
+        cur = feed_forward(b, t, layer, b.norm(residual, layer, "ffn_norm"))
+        cur = b.add(cur, residual)
+    finish(b, t, cur)
+
+
+def _gated_latent(b: Blocks, layer: int, cur: Tensor) -> Tensor:
+    out = latent_attention(b, layer, cur, project=False)
+    gate = b.unary(b.linear(layer, "attn_gate", cur))
+    return b.linear(layer, "attn_output", apply_gate(b, layer, out, gate))
+
+
+def _rank(b: Blocks, layer: int, name: str, cur: Tensor) -> Tensor:
+    """A projection of low rank, or of full rank where there is no second factor."""
+    made = b.linear(layer, name + "_a", cur)
+    return b.linear(layer, name + "_b", made) if b.has(layer, name + "_b.weight") else made
+
+
 def delta_attention(b: Blocks, layer: int, cur: Tensor) -> Tensor:
     """A delta net with a decay for every number of a key, convolutions apart for queries, keys and values."""
     seqs, steps, nt = b.batch.sequences, b.n_seq_tokens, b.nt
@@ -176,14 +208,14 @@ def delta_attention(b: Blocks, layer: int, cur: Tensor) -> Tensor:
         out = b.unary(b.reshape(b.op("ssm_conv", (inner, steps, seqs, 1), joined, kernel), inner, nt))
         made.append(b.reshape(out, size, count, steps, seqs))
     q, k, v = made
-    decay = b.linear(layer, "ssm_f_b", b.linear(layer, "ssm_f_a", cur))
+    decay = _rank(b, layer, "ssm_f", cur)
     decay = b.reshape(b.unary(b.add(decay, b.need(layer, "ssm_dt.bias"))), size, count, nt)
     decay = b.reshape(b.mul(decay, b.reshape(b.need(layer, "ssm_a"), 1, count)), size, count, steps, seqs)
     beta = b.unary(b.reshape(b.linear(layer, "ssm_beta", cur), 1, count, steps, seqs))
     state = b.reshape(b.read_state(states_s), size, size, count, seqs)
     q, k = b.l2_norm(q), b.l2_norm(k)
     out = b.delta_net(layer, q, k, v, decay, beta, states_s, state, contiguous=True)
-    gate = b.reshape(b.linear(layer, "ssm_g_b", b.linear(layer, "ssm_g_a", cur)), size, count, nt)
+    gate = b.reshape(_rank(b, layer, "ssm_g", cur), size, count, nt)
     normed = b.norm(b.reshape(out, size, count, nt), layer, "ssm_norm")
     return b.linear(layer, "attn_output", b.cont(b.mul(normed, b.unary(gate)), inner, nt))
 

@@ -7,6 +7,10 @@ from __future__ import annotations
 from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import Tensor
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph import I32, Operations, Shape
 
+# Below this a limit of an activation is none (build_ffn, build_moe_ffn); these have one operation for it.
+_NO_LIMIT = 1e-6
+_LIMITED_AT_ONCE = frozenset(("deepseek4", "glm5-next", "maple", "hy_v4"))
+
 
 class FeedForward(Operations):
     """Adds feed-forward layers."""
@@ -17,7 +21,7 @@ class FeedForward(Operations):
         down = self.w(layer, "ffn_down" + suffix + ".weight")
         if self.has(layer, "ffn_gate" + suffix + ".weight"):
             gate = self.linear(layer, "ffn_gate" + suffix, cur)
-            hidden = self.glu(gate, up)
+            hidden = self._gated(layer, gate, up, "swiglu_clamp_shexp")
         elif down is not None and up.ne[0] == 2 * down.ne[0]:
             hidden = self.glu_halves(up)
         else:
@@ -25,6 +29,16 @@ class FeedForward(Operations):
             if relu_squared:
                 hidden = self.like("sqr", hidden)
         return self.linear(layer, "ffn_down" + suffix, hidden) if down is not None else hidden
+
+    def _gated(self, layer: int, gate: Tensor, up: Tensor, key: str) -> Tensor:
+        """The gate's activation times the other half; with a limit llama.cpp makes it in steps, in place."""
+        limits = self.keys.get(key, 0.0)
+        if isinstance(limits, (list, tuple)):
+            limits = limits[layer] if layer < len(limits) else 0.0
+        if not isinstance(limits, (int, float)) or limits <= _NO_LIMIT or self.hp.architecture in _LIMITED_AT_ONCE:
+            return self.glu(gate, up)
+        up = self.like("clamp", up)
+        return self.mul(self.like("clamp", self.unary(gate)), up)
 
     def experts(
         self,
@@ -132,6 +146,7 @@ class FeedForward(Operations):
             return self.glu(gate, up)
         up = self._mm_id(layer, "ffn_up" + suffix, cur, chosen)
         if self.has(layer, "ffn_gate" + suffix + ".weight"):
-            return self.glu(self._mm_id(layer, "ffn_gate" + suffix, cur, chosen), up)
+            gate = self._mm_id(layer, "ffn_gate" + suffix, cur, chosen)
+            return self._gated(layer, gate, up, "swiglu_clamp_exp")
         hidden = self.unary(up)
         return self.like("sqr", hidden) if relu_squared else hidden

@@ -49,7 +49,7 @@ def latent(b: Blocks, t: Traits, scales: bool = False, flat: bool = False) -> No
     finish(b, t, cur)
 
 
-def latent_attention(b: Blocks, layer: int, cur: Tensor, flat: bool = False) -> Tensor:
+def latent_attention(b: Blocks, layer: int, cur: Tensor, flat: bool = False, project: bool = True) -> Tensor:
     """Attention of DeepSeek-V2 and later, absorbed (``is_mla``) or unfolded."""
     hp, nt, count = b.hp, b.nt, b.hp.n_head[layer]
     rot, rank = b.key("rope.dimension_count"), b.key("attention.kv_lora_rank")
@@ -74,7 +74,8 @@ def latent_attention(b: Blocks, layer: int, cur: Tensor, flat: bool = False) -> 
         k = b.concat(latent, k_pe)
         if b.real("attention.temperature_scale"):
             q = b.mul(q, b.new_input("attn_scale", (1, 1, nt), F32))
-        return b.attention(layer, q, k, latent, v_mla=b.need(layer, "attn_v_b.weight"), key_only=True)
+        out = "attn_output" if project else None
+        return b.attention(layer, q, k, latent, out, v_mla=b.need(layer, "attn_v_b.weight"), key_only=True)
     kv = b.linear(layer, "attn_kv_b", latent)
     v = b.cont(b.heads(kv, v_size, count))
     if flat:

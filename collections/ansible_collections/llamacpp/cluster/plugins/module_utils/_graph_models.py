@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_blocks import Blocks
-from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_delta import kimi_linear, qwen3next
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_delta import bailingmoe3, kimi_linear, qwen3next
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_dense import (
     arctic,
     bitnet,
@@ -45,6 +45,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_hybrid imp
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_latent import deepseek2, minicpm3, plm
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_layers import Traits
+from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_loops import hrm_text, minimax_01, minimax_m3
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_rwkv import rwkv, rwkv_attention
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_sparse import sparse_latent
 
@@ -211,6 +212,10 @@ BUILDERS: dict[str, Builder] = {
     "gemma4": gemma4,
     "deepseek32": sparse_latent,
     "glm-dsa": sparse_latent,
+    "bailingmoe3": bailingmoe3,
+    "hrm_text": hrm_text,
+    "minimax-01": minimax_01,
+    "minimax-m3": minimax_m3,
     "minicpm3": minicpm3,
     "rwkv6": rwkv,
     "rwkv7": rwkv,
