@@ -28,8 +28,8 @@ from gguf_mutants import mutants
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError, read_header
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import describe
 
-# What we refuse on purpose although llama.cpp goes on: sizes that it lets wrap round, and counts.
-STRICTER = ("more bytes than 64 bits", "not believable")
+# What we refuse on purpose although llama.cpp goes on: counts.
+STRICTER = ("not believable",)
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 OK, REFUSED, CRASHED = "ok", "refused", "crashed"
 

@@ -58,7 +58,6 @@ MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 # By number of dimensions: the dimensions, the type, the offset.
 _TENSOR_FIELDS = [struct.Struct("<%dqiQ" % count) for count in range(MAX_DIMENSIONS + 1)]
 _INT64_MAX = (1 << 63) - 1
-_SIZE_MAX = (1 << 64) - 1
 
 # Longer values are walked over: hyper-parameters are one number a layer at most.
 KEPT_STRING = 1 << 16
@@ -337,8 +336,6 @@ def _tensors(cursor: Cursor, count: int, alignment: int) -> tuple[tuple[Tensor, 
         tensors.append(tensor)
         end = expected + tensor.nbytes
         expected = padded(end, alignment)
-        if expected > _SIZE_MAX:
-            raise cursor.fail("the tensors have more bytes than 64 bits can count", start)
     return tuple(tensors), end
 
 
@@ -372,8 +369,6 @@ def _tensor(cursor: Cursor, raw_name: bytes) -> Tensor:
         row = tensor_type.row_bytes(shape[0])
     except ValueError as error:
         raise cursor.fail(str(error), start) from error
-    if elements // tensor_type.block_elements > _SIZE_MAX // tensor_type.block_bytes:
-        raise cursor.fail("dimensions %r have more bytes than 64 bits can count" % (shape,), start)
     nbytes = row * (elements // shape[0]) if elements else 0
     return Tensor(name, shape, tensor_type.name, offset, nbytes)
 

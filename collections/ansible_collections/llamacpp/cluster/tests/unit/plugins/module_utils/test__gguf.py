@@ -133,6 +133,8 @@ def tensor_info(name: str = "t", shape: tuple[int, ...] = (32,), kind: int = 0, 
         ([tensor_info(shape=(1, 1, 1, 1, 1))], "5 dimensions: a tensor has at most 4"),
         ([tensor_info(shape=(-1,))], "none can be negative"),
         ([tensor_info(shape=(1 << 40, 1 << 40))], "more elements than 63 bits"),
+        ([tensor_info(shape=((1 << 62) - 1, 2), kind=24)], "more elements than 63 bits"),
+        ([tensor_info(shape=(1 << 60, 4), kind=27)], "it is truncated: its tensors need %d bytes" % ((1 << 65) + 96)),
         ([tensor_info(kind=4)], "type 4 is unknown"),
         ([tensor_info(kind=99)], "type 99 is unknown"),
         ([tensor_info(shape=(31,), kind=8)], "does not divide into the blocks of 32 of Q8_0"),
@@ -207,6 +209,21 @@ def test_a_string_that_is_too_long_is_found_in_any_block(before, length):
     with pytest.raises(GgufError, match="a string of %d bytes cannot be in a file" % length) as caught:
         parse(raw + bytes(200_000))
     assert (caught.value.field, caught.value.offset) == ("words", len(raw) - 8)
+
+
+@pytest.mark.parametrize(("kind", "good"), [(0, 1 << 30), (8, 1)])
+def test_arrays_of_more_than_2_30(tmp_path, kind, good):
+    # As many as llama.cpp takes, and one more; the rest of the file is a hole.
+    for count in (good, (1 << 30) + 1):
+        head = gguf_bytes.head(0, 1) + string("a") + struct.pack("<iiQ", 9, kind, count)
+        (tmp_path / "m.gguf").write_bytes(head)
+        with open(tmp_path / "m.gguf", "r+b") as stream:
+            stream.truncate(10 << 30)
+        if count == good:
+            assert _gguf.read_header(str(tmp_path / "m.gguf")).values["a"].length == good
+    with pytest.raises(GgufError, match="an array of 1073741825 cannot be") as caught:
+        _gguf.read_header(str(tmp_path / "m.gguf"))
+    assert caught.value.offset == 41
 
 
 def test_strings_that_end_with_the_file(tmp_path):
