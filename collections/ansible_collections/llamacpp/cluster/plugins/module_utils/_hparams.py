@@ -135,9 +135,8 @@ class _Keys:
 
     def _whole(self, key: str, value: Any) -> int:
         if isinstance(value, (list, tuple, dict, str)) or not 0 <= value < 1 << 32:
-            raise Refused(
-                "model", "%s.%s is not a number that llama.cpp takes" % (self._model.architecture, key), value
-            )
+            where = "%s.%s" % (self._model.architecture, key)
+            raise Refused("model", "%s is %r, which is no number that llama.cpp takes" % (where, value))
         return int(value)
 
     def array(self, key: str) -> list[int] | None:
