@@ -24,10 +24,11 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._costs import bit
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Instance
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
-from ansible_collections.llamacpp.cluster.plugins.module_utils._option import PARTIAL, PREFERENCE, Option
+from ansible_collections.llamacpp.cluster.plugins.module_utils._option import PARTIAL, Option
 from ansible_collections.llamacpp.cluster.plugins.module_utils._placement import Knobs
 from ansible_collections.llamacpp.cluster.plugins.module_utils._search import Search
 from ansible_collections.llamacpp.cluster.plugins.module_utils._search_rpc import (
+    MAX_KINDS,
     best_part,
     explicit,
     over_nodes,
@@ -45,6 +46,8 @@ SMALL_UBATCH = 128
 SMALL_CACHE = "q8_0"
 # Bits a weight: below, quality suffers visibly; on Volta and older the types below are slow.
 GOOD_BITS, FAST_BITS_ON_VOLTA = 4.0, 5.0
+# How far to look: until the best is known, at all ways, or at all ways with more devices than needed, too.
+ENOUGH, ALL, WIDER = 0, 1, 2
 ONE_NODE, MANY_NODES, IN_PART, PROCESSOR = "one node", "RPC", "partial offload", "CPU only"
 
 
@@ -120,32 +123,49 @@ class Chooser:
                     replace(small, cache_type_k=keys, cache_type_v=values), "a cache of eight bits and smaller batches"
                 )
 
-    def options(self, offer: Offer, rung: Rung, where: str, every: bool = False) -> list[Option]:
-        """Return the placements of an offer that fit, best first. ``every``: also with more devices than needed."""
+    def options(self, offer: Offer, rung: Rung, where: str, extent: int = ENOUGH) -> list[Option]:
+        """Return the placements of an offer that fit, best first; ``extent`` says how far to look."""
         facts = offer.facts
         if facts is None or (len(self.offers) > 1 and offer.quant in self.refused):
             return []
         try:
-            return self._options(facts, self._with_context(rung.knobs, facts), where, every)
+            return self._options(facts, self._with_context(rung.knobs, facts), where, extent)
         except Refused as error:
             self.refused.setdefault(offer.quant, error)
             return []
 
-    def _options(self, facts: ModelFacts, knobs: Knobs, where: str, every: bool) -> list[Option]:
+    def _options(self, facts: ModelFacts, knobs: Knobs, where: str, extent: int) -> list[Option]:
         search, instance = self.search, self.instance
         if instance.nodes is not None and len(instance.nodes) > 1:
             return self._named(facts, knobs, where)
         if where == MANY_NODES:
-            may = instance.nodes is None and instance.split_mode in (None, "layer") and instance.gpu_layers != 0
-            return over_nodes(search, self.declared, self.facts, facts, knobs, every) if may else []
+            return self._over_nodes(facts, knobs, search.has_gpus, extent == WIDER)
         if where == IN_PART:
-            return partly(search, facts, knobs) if instance.split_mode != "tensor" else []
+            return (
+                partly(search, facts, knobs, 1 if extent == ALL else MAX_KINDS)
+                if instance.split_mode != "tensor"
+                else []
+            )
         if where == PROCESSOR or not search.has_gpus or instance.gpu_layers == 0:
-            return search.on_cpu(facts, knobs) if where in (PROCESSOR, ONE_NODE) else []
-        return self._on_one_node(facts, knobs, every)
+            return self._on_processors(facts, knobs, where)
+        return self._on_one_node(facts, knobs, extent)
 
-    def _on_one_node(self, facts: ModelFacts, knobs: Knobs, every: bool) -> list[Option]:
-        """Try one node in every way that the operator left open."""
+    def _over_nodes(self, facts: ModelFacts, knobs: Knobs, gpus: bool, every: bool = False) -> list[Option]:
+        """Try several nodes, all with GPUs or all without, where that was left open."""
+        instance = self.instance
+        if instance.nodes is not None or instance.split_mode not in (None, "layer") or instance.gpu_layers == 0:
+            return []
+        return over_nodes(self.search, self.declared, self.facts, facts, knobs, gpus, every)
+
+    def _on_processors(self, facts: ModelFacts, knobs: Knobs, where: str) -> list[Option]:
+        """Try one processor and, beside GPUs that do not hold it, several."""
+        found = self.search.on_cpu(facts, knobs) if where in (PROCESSOR, ONE_NODE) else []
+        if where == PROCESSOR and self.search.has_gpus and not found:
+            found = self._over_nodes(facts, knobs, False)
+        return found
+
+    def _on_one_node(self, facts: ModelFacts, knobs: Knobs, extent: int) -> list[Option]:
+        """Try one node in the ways that the operator left open, best first."""
         search, instance = self.search, self.instance
         if instance.tensor_split is not None or (instance.nodes and instance.split_mode in ("layer", "tensor")):
             option = explicit(search, facts, knobs)
@@ -153,10 +173,10 @@ class Chooser:
         found: list[Option] = []
         if instance.split_mode in (None, "none", "layer"):
             found += search.one_device(facts, knobs)
-        if instance.split_mode in (None, "tensor"):
-            found += search.tensor_split(facts, knobs, every)
-        if instance.split_mode in (None, "layer"):
-            found += search.layer_split(facts, knobs, every)
+        if instance.split_mode in (None, "tensor") and not _enough(found, extent):
+            found += search.tensor_split(facts, knobs, extent == WIDER)
+        if instance.split_mode in (None, "layer") and not _enough(found, extent):
+            found += search.layer_split(facts, knobs, extent == WIDER)
         return sorted(found, key=lambda item: item.rank)
 
     def _named(self, facts: ModelFacts, knobs: Knobs, where: str) -> list[Option]:
@@ -213,7 +233,7 @@ class Chooser:
         best = None
         tried: set[tuple[object, ...]] = set()
         # The fewest devices that give all the context there is; others may want the rest.
-        for option in sorted(self.options(chosen.offer, chosen.rung, chosen.where, True), key=_economy):
+        for option in sorted(self.options(chosen.offer, chosen.rung, chosen.where, WIDER), key=_economy):
             key = (option.strategy, len(option.placement.offload), len(option.placement.nodes))
             # Of a part in memory, more context would only push more layers there.
             if option.strategy == PARTIAL or key in tried:
@@ -229,7 +249,12 @@ class Chooser:
 
 def _economy(option: Option) -> tuple[object, ...]:
     placement = option.placement
-    return PREFERENCE.index(option.strategy), len(placement.nodes), len(placement.offload), option.rank
+    return option.step, len(placement.nodes), len(placement.offload), option.rank
+
+
+def _enough(found: Sequence[Option], extent: int) -> bool:
+    """Whether nothing better can come; on Volta a later way may be better, as other GPUs are quick with Q4."""
+    return extent == ENOUGH and any(not option.dequantises for option in found)
 
 
 def _steps(rungs: int) -> list[tuple[int, int]]:

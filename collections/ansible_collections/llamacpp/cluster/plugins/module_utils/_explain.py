@@ -20,7 +20,6 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._option import (
     ON_CPU,
     ONE_DEVICE,
     PARTIAL,
-    PREFERENCE,
     RPC,
     TENSOR,
     Option,
@@ -172,7 +171,7 @@ def _strategy(chooser: Chooser, chosen: Chosen, alternatives: Sequence[Option], 
 def _strategy_reason(chooser: Chooser, option: Option, strategy: str, other: Option | None) -> str:
     if other is not None:
         order = "comes after %s" % _STRATEGIES[option.strategy]
-        if PREFERENCE.index(strategy) < PREFERENCE.index(option.strategy):
+        if other.step < option.step:
             order = "the instance was declared otherwise"
         return "possible on %s (about %.1f ms a token, here %.1f), but %s" % (
             place_text(other),

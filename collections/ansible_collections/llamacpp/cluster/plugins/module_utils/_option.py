@@ -46,6 +46,12 @@ class Option:
     fabric: int = 0
 
     @cached_property
+    def step(self) -> int:
+        """Return its place in the order of preference; several processors come after one."""
+        on_processors = self.strategy == RPC and all(share.slot.device.kind == "cpu" for share in self.placement.shares)
+        return len(PREFERENCE) if on_processors else PREFERENCE.index(self.strategy)
+
+    @cached_property
     def fits(self) -> bool:
         """Whether every device has room for its part."""
         return not self.placement.excess
@@ -70,7 +76,7 @@ class Option:
         placement = self.placement
         left = sum(slot.share for slot in placement.offload)
         return (
-            PREFERENCE.index(self.strategy),
+            self.step,
             len(placement.nodes),
             self.fabric,
             round(self.ms, 1),
@@ -87,9 +93,7 @@ class Option:
 
         100,000 a step of :data:`PREFERENCE`, 10,000 a node after the first, and the milliseconds of a token.
         """
-        return round(
-            100000.0 * PREFERENCE.index(self.strategy) + 10000.0 * (len(self.placement.nodes) - 1) + self.ms, 1
-        )
+        return round(100000.0 * self.step + 10000.0 * (len(self.placement.nodes) - 1) + self.ms, 1)
 
     def again(self, knobs: Knobs, model: ModelFacts) -> Option:
         """Return the same devices with other settings; raises what :func:`place` does."""

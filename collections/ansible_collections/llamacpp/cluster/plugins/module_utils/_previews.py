@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._choose import (
+    ALL,
     IN_PART,
     MANY_NODES,
     ONE_NODE,
@@ -43,18 +44,21 @@ def alternatives(chooser: Chooser, chosen: Chosen) -> list[Option]:
     rung = Rung(replace(knobs, tensor_split=None, split_mode="layer"), "")
     other = Chooser(search.derived(free, whole=True), chooser.declared, chooser.facts, [chosen.offer])
     found = [chosen.option]
-    found += other.options(chosen.offer, rung, ONE_NODE)
-    found += other.options(chosen.offer, rung, MANY_NODES)
+    found += other.options(chosen.offer, rung, ONE_NODE, ALL)
+    found += other.options(chosen.offer, rung, MANY_NODES, ALL)
     # Where all of it fits, nobody would leave a part in memory.
     heads = {option.placement.head for option in found}
-    others = tuple(node.name for node in other.search.heads if node.name not in heads)
-    if others:
-        rest = search.derived(replace(free, among=others), whole=True)
-        found += Chooser(rest, chooser.declared, chooser.facts, [chosen.offer]).options(chosen.offer, rung, IN_PART)
+    alike = [twins for _node, twins in other.search.alike(1) if not heads & {node.name for node in twins}]
+    if alike:
+        names = tuple(node.name for twins in alike for node in twins)
+        rest = Chooser(
+            search.derived(replace(free, among=names), whole=True), chooser.declared, chooser.facts, [chosen.offer]
+        )
+        found += rest.options(chosen.offer, rung, IN_PART, ALL)
     if search.has_gpus:
-        found += other.options(chosen.offer, rung, PROCESSOR)
+        found += other.options(chosen.offer, rung, PROCESSOR, ALL)
     unique: dict[tuple[object, ...], Option] = {}
     for option in found:
-        names = tuple((share.slot.node, share.slot.device.local_name) for share in option.placement.shares)
-        unique.setdefault((option.strategy, names), option)
+        devices = tuple((share.slot.node, share.slot.device.local_name) for share in option.placement.shares)
+        unique.setdefault((option.strategy, devices), option)
     return sorted(unique.values(), key=lambda option: option.plain_rank)

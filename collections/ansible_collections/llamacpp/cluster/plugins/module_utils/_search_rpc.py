@@ -11,6 +11,7 @@ from typing import Callable
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Device
 from ansible_collections.llamacpp.cluster.plugins.module_utils._fabric import networks
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
+from ansible_collections.llamacpp.cluster.plugins.module_utils._memory import layer_costs
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._option import (
     LAYER,
@@ -34,6 +35,10 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._search import Se
 GIB = 1 << 30
 # More networks than this are no alternatives that an operator would think of.
 MAX_NETWORKS = 3
+# So many kinds of nodes are tried for a part; the one with most on its GPUs leaves least in memory.
+MAX_KINDS = 3
+# What a device needs beside layers, about: a first guess, which attempts correct.
+BESIDE = 1 * GIB
 
 
 def explicit(search: Search, model: ModelFacts | None, knobs: Knobs) -> Option | None:
@@ -75,18 +80,19 @@ def over_nodes(
     facts: Mapping[str, NodeFacts],
     model: ModelFacts,
     knobs: Knobs,
+    gpus: bool,
     every: bool = False,
 ) -> list[Option]:
     """Try several nodes on each network that they share: the fewest that fit, where it runs already first.
 
-    With ``every``, also one node more than the fewest.
+    ``gpus``: nodes with GPUs, else those without. With ``every``, also one node more than the fewest.
     """
     need = least(model, knobs)
     found: dict[tuple[str, ...], Option] = {}
     for fabric, members in enumerate(_groups(search, declared, facts)):
         # The processors of nodes with GPUs are no workers, they would slow the GPUs down.
         nodes = [search.pool.nodes[name] for name in members if search.pool.nodes[name] in search.nodes]
-        nodes = [node for node in nodes if bool(node.gpus) == search.has_gpus and usable(search, node)]
+        nodes = [node for node in nodes if bool(node.gpus) == gpus and usable(search, node)]
         for ordered in _orders(search, nodes):
             left = 1 + every
             for slots, head, on_host in _growing(search, ordered, need):
@@ -161,12 +167,16 @@ def _growing(search: Search, nodes: Sequence[PoolNode], need: int) -> Iterator[t
                 yield search.slots(head, own, remote), head, on_host
 
 
-def partly(search: Search, model: ModelFacts, knobs: Knobs) -> list[Option]:
-    """Try to leave a part in the memory of a head with GPUs: experts of the first layers, else whole layers."""
+def partly(search: Search, model: ModelFacts, knobs: Knobs, kinds: int = MAX_KINDS) -> list[Option]:
+    """Try to leave a part in the memory of a head with GPUs: experts of the first layers, else whole layers.
+
+    Looks at so many ``kinds`` of nodes, those with most on their GPUs.
+    """
     if knobs.gpu_layers is not None:
         return []
     found = []
-    for node, twins in search.alike(1):
+    alike = sorted(search.alike(1), key=lambda item: (-search.room(item[0], search.gpus(item[0])), item[0].name))
+    for node, twins in alike[:kinds]:
         host = search.host(node)
         if host is not None:
             slots = search.slots(node, search.gpus(node))
@@ -188,37 +198,43 @@ def best_part(
         chosen = replace(knobs, gpu_layers=model.n_layers + 1 - count)
         return search.option(PARTIAL, place(head, slots, host, False, chosen, model), False, model)
 
-    has_experts = model.number("expert_count", 0) > 1
-    if has_experts and not knobs.cpu_moe and search.instance.n_cpu_moe is None:
-        option = _least_that_fits(with_experts, model.n_layers)
+    every = model.n_layers + 1
+    layers = layer_costs(model, knobs.settings(every, ())).layers
+    over = sum(layers) - sum(slot.room - BESIDE for slot in slots)
+    if model.number("expert_count", 0) > 1 and not knobs.cpu_moe and search.instance.n_cpu_moe is None:
+        without = layer_costs(model, replace(knobs, cpu_moe=True).settings(every, ())).layers
+        experts = [whole - rest for whole, rest in zip(layers, without)]
+        option = _least_that_fits(with_experts, experts[:-1], over)
         if option:
             return option
     # At least one layer and the output for each device, or the devices are better left out.
-    return _least_that_fits(with_layers, model.n_layers + 1 - len(slots))
+    return _least_that_fits(with_layers, layers[: every - len(slots)], over)
 
 
-def _least_that_fits(attempt: Callable[[int], Option], most: int) -> Option | None:
-    """Return the fitting option with the smallest count from 1 to ``most``; more on the host means less on devices.
+def _least_that_fits(attempt: Callable[[int], Option], sizes: Sequence[int], over: int) -> Option | None:
+    """Return the fitting option with the smallest count from 1 on; more on the host means less on devices.
 
-    Guesses by what is missing, which falls nearly evenly, so that few placements have to be tried.
+    ``sizes``: bytes that each step takes off the devices; ``over``: bytes that have to go, about.
+    They lead to the right count in few attempts, each of which costs an estimate.
     """
     best: Option | None = None
-    low, high = 0, most + 1
-    missing, spare = 0, 0
+    low, high = 0, len(sizes) + 1
+    if high < 2:
+        return None
+    step = max(sum(sizes) // len(sizes), 1)
+    middle = -(-over // step)
     while high - low > 1:
-        known = missing and spare
-        guess = low + -(-(high - low) * missing // (missing + spare)) if known else (low + high) // 2
-        middle = min(max(guess, low + 1), high - 1)
+        middle = min(max(middle, low + 1), high - 1)
         option = attempt(middle)
         if option.fits:
             best, high = option, middle
-            spare = min(
-                (share.slot.room - share.usage.total for share in _offloaded(option) if share.usage), default=0
-            ) * len(option.placement.offload)
+            left = [share.slot.room - share.usage.total for share in _offloaded(option) if share.usage]
+            middle = high - max(min(left, default=0) * len(left) // step, 1)
         elif _host_overflows(option):
-            high = middle
+            high, middle = middle, (low + middle) // 2
         else:
-            low, missing = middle, sum(share.excess for share in _offloaded(option))
+            low = middle
+            middle = low + max(-(-sum(share.excess for share in _offloaded(option)) // step), 1)
     return best
 
 
