@@ -10,6 +10,9 @@ already are asked again; others stay. The set of this repository was made so:
     build/bin/test-llama-archs -s 42 -o toys
     tests/fit/make_truth.py --source . --build build --out tests/fit/archs --prefix toy- --grid small toys/*.gguf
 
+and with ``--grid few`` for one model of a realistic size of every architecture, ``--grid full`` for those that are named
+after published ones (composed from published hyper-parameters; what nobody published is named "like").
+
 A line of ``truth.jsonl.gz`` has ``model``, ``arch``, ``file_size``, ``config``, then bytes of ``model``, ``context``
 and ``compute`` of each of the ``devices`` and of the ``host``, as llama-fit-params counts them, and under ``server``
 as llama-server does; ``detail`` is what llama.cpp made of the settings. Or ``error``, where it refuses or crashes.
@@ -49,7 +52,7 @@ DEVICE_BYTES = 24 << 40
 # Of any other backend than a CPU, the alignment is 128, as the workers of the first sets of truth said.
 BACKEND = "vulkan"
 TIMEOUT = 120
-COMPLAINT = re.compile(r"error|fail|not support|requires|invalid|ASSERT", re.IGNORECASE)
+COMPLAINT = re.compile(r"error|fail|not support|does not|requires|invalid|ASSERT", re.IGNORECASE)
 DETAILS = (
     ("n_ctx", re.compile(r"llama_context: n_ctx += (\d+)")),
     ("n_ctx_seq", re.compile(r"llama_context: n_ctx_seq += (\d+)")),
@@ -57,7 +60,8 @@ DETAILS = (
 FLASH = re.compile(
     r"llama_context: flash_attn += (\w+)|Flash Attention (?:not supported, set to )?(\w+)$", re.MULTILINE
 )
-NOISE = re.compile(r"^[\d.]*\s*[A-Z]?\s*|common_\w+: |set_abort_callback.*")
+# Times and levels, who speaks, and where somebody keeps the source.
+NOISE = re.compile(r"\S*/(?=(?:ggml/)?src/)|^[\d.]*\s*[A-Z]?\s*|common_\w+: |set_abort_callback.*")
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,20 @@ class Entry:
     moe: bool
 
 
-def configurations(entry: Entry, grid: str) -> Iterator[dict[str, Any]]:
-    """Yield what to ask about a model: settings that differ in what decides its memory."""
+# Of a grid that is not full, the questions.
+GRIDS = {
+    "small": {"base", "2dev", "np4-split-ub2048", "fa-off", "kv-q8", "ngl-half", "3dev-np4-unified", "cpu-moe"}
+    | {"2dev-ncmoe-ub2048"},
+    "few": {"base", "fa-off", "3dev-np4-unified", "2dev-ncmoe-ub2048", "2dev-ub128-nkvo", "3dev-q4-ub2048-np3"},
+}
+
+
+def configurations(entry: Entry, grid: str) -> list[dict[str, Any]]:
+    """Return what to ask about a model: settings that differ in what decides its memory."""
+    return [config for config in _every_configuration(entry) if grid == "full" or config["label"] in GRIDS[grid]]
+
+
+def _every_configuration(entry: Entry) -> Iterator[dict[str, Any]]:
 
     def config(label: str, **changes: Any) -> dict[str, Any]:
         plain: dict[str, Any] = {"n_dev": 1, "c": 32768, "np": 1, "kvu": None, "ub": 512, "ctk": "f16", "ctv": "f16"}
@@ -95,8 +111,6 @@ def configurations(entry: Entry, grid: str) -> Iterator[dict[str, Any]]:
     if entry.moe:
         yield config("cpu-moe", cpu_moe=True)
         yield config("2dev-ncmoe-ub2048", n_dev=2, ts="1,1", n_cpu_moe=half, ub=2048)
-    if grid == "small":
-        return
     yield config("np4-unified-swa-full", np=4, kvu=True, swa_full=True)
     yield config("2dev-ub128-nkvo", n_dev=2, ub=128, nkvo=True, ts="3,1")
     yield config("2dev-ngl-L", n_dev=2, ts="1,1", ngl=entry.block_count, c=4096)
@@ -269,7 +283,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--build", type=Path, required=True, help="where it was built, with bin/ in it")
     parser.add_argument("--out", type=Path, required=True, help="directory of the set")
     parser.add_argument("--prefix", default="", help="what the names of these models begin with")
-    parser.add_argument("--grid", choices=["full", "small"], default="full")
+    parser.add_argument("--grid", choices=["full", *GRIDS], default="full")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("models", nargs="+", metavar="MODEL")
     options = parser.parse_args(words)

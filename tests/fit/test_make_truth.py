@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from make_truth import Entry, TruthSet, configurations, detail, read, without_vocabulary
+from make_truth import GRIDS, Entry, TruthSet, configurations, detail, read, without_vocabulary
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import parse_header
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import describe
@@ -51,14 +51,16 @@ def test_a_set_is_read_as_it_was_written(header, tmp_path):
 
 @pytest.mark.parametrize("entry", [DENSE, MIXTURE], ids=["dense", "mixture"])
 def test_every_question_is_another_one(entry):
-    asked = list(configurations(entry, "full"))
+    asked = configurations(entry, "full")
     labels = [config["label"] for config in asked]
     assert len(set(labels)) == len(labels)
     settings = [tuple(sorted((key, str(value)) for key, value in config.items() if key != "label")) for config in asked]
     assert len(set(settings)) == len(settings)
     assert any(config["cpu_moe"] for config in asked) == entry.moe
-    few = [config["label"] for config in configurations(entry, "small")]
-    assert few == labels[: len(few)]
+    for grid, wanted in GRIDS.items():
+        chosen = [config["label"] for config in configurations(entry, grid)]
+        assert chosen == [label for label in labels if label in wanted]
+        assert not entry.moe or set(chosen) == wanted
 
 
 @pytest.mark.parametrize(
