@@ -10,8 +10,8 @@ already are asked again; others stay. The set of this repository was made so:
     build/bin/test-llama-archs -s 42 -o toys
     tests/fit/make_truth.py --source . --build build --out tests/fit/archs --prefix toy- --grid small toys/*.gguf
 
-and with ``--grid few`` for one model of a realistic size of every architecture, ``--grid full`` for those that are named
-after published ones (composed from published hyper-parameters; what nobody published is named "like").
+and with ``--grid few`` for one model of a realistic size of every architecture, ``--grid full`` for those that are
+named after published ones (composed from published hyper-parameters; what nobody published is named "like").
 
 A line of ``truth.jsonl.gz`` has ``model``, ``arch``, ``file_size``, ``config``, then bytes of ``model``, ``context``
 and ``compute`` of each of the ``devices`` and of the ``host``, as llama-fit-params counts them, and under ``server``
