@@ -11,7 +11,8 @@ smaller (what was pinned to a device is forgotten when measuring).
 
 On CUDA, and behind a worker that has CUDA, flash attention reserves copies of quantised keys and
 values in f16, and operations on weights in the head's memory move to the first GPU for batches of
-32 and more, with a copy of the weights. What cuBLAS and the kernels' own pools take is in no
+32 and more, with a copy of the weights. On local CUDA devices the results of experts are added up in
+one step, for which they stay where they are. What cuBLAS and the kernels' own pools take is in no
 buffer: see _overhead.
 """
 
@@ -176,7 +177,7 @@ def _sizes(
     used = sorted(backends | {placement.cpu})
     number = {backend: index for index, backend in enumerate(used)}
     short = tuple(Layer(item.number, item.kind, number[item.backend], number[item.experts]) for item in chosen)
-    kinds = tuple(devices[index].hardware for index in used[:-1])
+    kinds = tuple((devices[index].kind, devices[index].hardware) for index in used[:-1])
     owners = {layer.number: number[layer.backend] for layer in placement.owners}
     offload = number.get(helper, -1)
     cells, sliding = context.n_ctx_seq, swa_cells(hp, context) if hp.has_swa else 0
@@ -192,8 +193,9 @@ def _sizes(
             {layer.number: layer.backend for layer in short},
             number[placement.output],
             len(used) - 1,
-            frozenset(index for index, kind in enumerate(kinds) if kind in _CUDA),
+            frozenset(index for index, (_, hardware) in enumerate(kinds) if hardware in _CUDA),
             owners,
+            frozenset(index for index, (kind, _) in enumerate(kinds) if kind in _CUDA),
         )
         blocks = build(model, short, place, context, flash, embeddings)
         return record(blocks.graph, len(used), PIPELINE_COPIES if pipeline else 1, offload)

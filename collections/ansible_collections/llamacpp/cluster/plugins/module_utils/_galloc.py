@@ -34,7 +34,9 @@ IN_PLACE = frozenset(
         "soft_max",
     ]
 )
-VIEWS = frozenset(("view", "reshape", "permute", "transpose"))
+VIEWS = frozenset(("view", "reshape", "permute", "transpose", "keep"))
+# Not views to the allocator: what keeps something in place for longer.
+_KEEPERS = ("none", "keep")
 # The allocator's alignment: 128 on CUDA and on simulated workers, 32 or 64 elsewhere.
 ALIGNMENT = 128
 PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
@@ -361,7 +363,7 @@ class _Allocation:
         for leaf in leafs:
             self._place(leaf)
         for node in nodes:
-            if node.view is not None and node.op != "none":
+            if node.view is not None and node.op not in _KEEPERS:
                 node.view.views += 1
             if node.is_input:
                 self._place(node)

@@ -78,7 +78,8 @@ class Place:
     """Where things are: ``layers`` to compute with their backends, ``output``'s, and the CPU's number.
 
     ``cuda``: backends whose flash attention copies a quantised cache to f16 first.
-    ``owners``: backends of layers whose caches others read.
+    ``owners``: backends of layers whose caches others read. ``fusing``: backends that add up the
+    results of experts in one step, for which they have to stay where they are.
     """
 
     layers: Mapping[int, int]
@@ -86,6 +87,7 @@ class Place:
     cpu: int
     cuda: frozenset[int] = frozenset()
     owners: Mapping[int, int] = field(default_factory=dict)
+    fusing: frozenset[int] = frozenset()
 
 
 class Operations:
@@ -172,6 +174,11 @@ class Operations:
     def expand(self, tensor: Tensor) -> None:
         """Append to the graph what ``tensor`` needs, and it."""
         self.graph.expand(tensor)
+
+    def keep(self, *tensors: Tensor) -> None:
+        """Let nothing take the place of ``tensors`` before what was last added to the graph is computed."""
+        made = Tensor("keep", tensors[0].ne, tensors[0].es, tensors, tensors[0].nb, tensors[0])
+        self.expand(made)
 
     # Operations
 

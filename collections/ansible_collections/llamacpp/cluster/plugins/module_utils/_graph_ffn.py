@@ -11,6 +11,9 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._graph import I32
 _NO_LIMIT = 1e-6
 _LIMITED_AT_ONCE = frozenset(("deepseek4", "glm5-next", "maple", "hy_v4"))
 
+# MOE_WEIGHTED_REDUCTION_MAX_EXPERTS (ggml/src/ggml-cuda).
+_FUSED_EXPERTS = 15
+
 
 class FeedForward(Operations):
     """Adds feed-forward layers."""
@@ -95,6 +98,7 @@ class FeedForward(Operations):
             cur = self.mul(self.op("repeat", (width, used, nt, 1), cur), weights)
         hidden = self._expert_hidden(layer, cur, chosen, suffix, relu_squared)
         made = self._mm_id(layer, "ffn_down" + suffix, hidden, chosen)
+        raw = made
         if not weight_first:
             made = self.mul(made, weights)
         self.expand(made)
@@ -107,6 +111,9 @@ class FeedForward(Operations):
         for part in parts[1:]:
             total = self.add(total, part)
             self.expand(total)
+        if not weight_first and 1 < used <= _FUSED_EXPERTS and self.backend(layer) in self.place.fusing:
+            # ggml_cuda_match_moe_weighted_reduction: one kernel for all of it, so nothing in place.
+            self.keep(raw, weights)
         return self.cont(total) if used == 1 else total
 
     def _grouped(self, selection: Tensor, count: int, groups: int, nt: int) -> Tensor:

@@ -190,6 +190,24 @@ def test_flash_attention_on_cuda_copies_a_quantised_cache(llama):
     assert buffers(llama, behind, cache_type_k="q8_0", cache_type_v="q8_0").devices == quantised.devices
 
 
+def test_results_of_experts_stay_where_they_are_on_local_gpus():
+    """CUDA adds them up in one step; the client of a worker knows nothing of that."""
+    tensors = {
+        "ffn_gate_inp": (2048, 64),
+        "ffn_gate_exps": (2048, 256, 64),
+        "ffn_up_exps": (2048, 256, 64),
+        "ffn_down_exps": (256, 2048, 64),
+    }
+    experts = {"expert_count": 64, "expert_used_count": 8}
+    small = transformer("qwen3moe", 4, 2048, (16, 4, 128), 32000, tensors=tensors, **experts)
+    behind = (MemoryDevice("RPC0", "rpc", 80 * GIB, 80 * GIB, backend="cuda"),)
+    results = 4 * 512 * 8 * 2048
+    hidden = 3 * 4 * 512 * 8 * 256
+    more = buffers(small, CUDA[:1], ctx_size=4096).devices[0] - buffers(small, behind, ctx_size=4096).devices[0]
+    # A second place for the results, some of it where the experts' hidden layers were.
+    assert results - hidden <= more <= results
+
+
 def test_flash_attention_is_off_where_a_gpu_has_no_kernel():
     odd = transformer("llama", 2, 4096, (32, 8, 160), 32000, tensors=feed_forward(4096, 14336))
     assert not buffers(odd, CUDA[:1]).flash_attn
