@@ -233,17 +233,18 @@ class Chooser:
         best = None
         tried: set[tuple[object, ...]] = set()
         # The fewest devices that give all the context there is; others may want the rest.
-        for option in sorted(self.options(chosen.offer, chosen.rung, chosen.where, WIDER), key=_economy):
-            key = (option.strategy, len(option.placement.offload), len(option.placement.nodes))
-            # Of a part in memory, more context would only push more layers there.
-            if option.strategy == PARTIAL or key in tried:
-                continue
-            tried.add(key)
-            grown = _grown(option, facts, instance)
-            if best is None or _context(grown) > _context(best):
-                best = grown
-            if _context(best)[1] >= facts.n_ctx_train:
-                break
+        for extent in (ENOUGH, WIDER):
+            for option in sorted(self.options(chosen.offer, chosen.rung, chosen.where, extent), key=_economy):
+                key = (option.strategy, len(option.placement.offload), len(option.placement.nodes))
+                # Of a part in memory, more context would only push more layers there.
+                if option.strategy == PARTIAL or key in tried:
+                    continue
+                tried.add(key)
+                grown = _grown(option, facts, instance)
+                if best is None or _context(grown) > _context(best):
+                    best = grown
+                if _context(best)[1] >= facts.n_ctx_train:
+                    return replace(chosen, option=best)
         return replace(chosen, option=best or chosen.option)
 
 

@@ -199,14 +199,21 @@ def slot_of(node: PoolNode, name: str, device: Device, margin: int, whole: bool 
 
 
 def place(
-    head: str, offload: Sequence[Slot], host: Slot | None, on_host: bool, knobs: Knobs, model: ModelFacts | None
+    head: str,
+    offload: Sequence[Slot],
+    host: Slot | None,
+    on_host: bool,
+    knobs: Knobs,
+    model: ModelFacts | None,
+    beside: int = 0,
 ) -> Placement:
     """Place an instance on devices.
 
     ``on_host``: the head's processor takes a share like a device. ``model``: None when its header
-    cannot be read; then layers are left to llama.cpp, in proportion to memory. Raises
-    :class:`ValueError` when there are fewer layers than devices, and :class:`Refused` for what
-    llama.cpp would not start with.
+    cannot be read; then layers are left to llama.cpp, in proportion to memory. ``beside``: bytes
+    that each device keeps for other than layers, about, where the devices will be filled to the
+    brim; the first try is better then. Raises :class:`ValueError` when there are fewer layers than
+    devices, and :class:`Refused` for what llama.cpp would not start with.
     """
     slots = tuple(offload)
     if model is None:
@@ -215,7 +222,7 @@ def place(
         shown = slots or ((host,) if host else ())
         unknown = tuple(Share(slot, None, None, None) for slot in shown)
         return Placement(head, slots, host, knobs, layers, split, unknown, None, None)
-    first = _placement(head, slots, host, on_host, knobs, model, [float(slot.capacity) for slot in slots])
+    first = _placement(head, slots, host, on_host, knobs, model, beside)
     if not first.excess or len(first.shares) < 2 or knobs.split_mode != "layer" or knobs.tensor_split:
         return first
     second = _rearranged(first, on_host, model)
@@ -229,13 +236,16 @@ def _placement(
     on_host: bool,
     knobs: Knobs,
     model: ModelFacts,
-    capacities: Sequence[float],
+    beside: int,
 ) -> Placement:
     every = model.n_layers + 1
     share = host.capacity if host and on_host else 0
     if not slots:
         return _estimated(head, slots, host, on_host, knobs, model, 0, ())
-    gpu_layers, split = _split(model, knobs, float(share), capacities, every)
+    gpu_layers, split = _split(model, knobs, float(share), [float(slot.capacity) for slot in slots], every)
+    if beside and len(slots) > 1 and knobs.split_mode == "layer" and not knobs.tensor_split:
+        layers = layer_costs(model, knobs.settings(every, ())).layers[every - gpu_layers :]
+        split = tuple(float(count) for count in fill(layers, [slot.room - beside for slot in slots]))
     return _estimated(head, slots, host, on_host, knobs, model, gpu_layers, split)
 
 

@@ -192,11 +192,11 @@ def best_part(
 
     def with_experts(count: int) -> Option:
         chosen = replace(knobs, n_cpu_moe=count, gpu_layers="all")
-        return search.option(PARTIAL, place(head, slots, host, False, chosen, model), False, model)
+        return search.option(PARTIAL, place(head, slots, host, False, chosen, model, BESIDE), False, model)
 
     def with_layers(count: int) -> Option:
         chosen = replace(knobs, gpu_layers=model.n_layers + 1 - count)
-        return search.option(PARTIAL, place(head, slots, host, False, chosen, model), False, model)
+        return search.option(PARTIAL, place(head, slots, host, False, chosen, model, BESIDE), False, model)
 
     every = model.n_layers + 1
     layers = layer_costs(model, knobs.settings(every, ())).layers
