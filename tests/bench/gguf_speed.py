@@ -4,9 +4,10 @@
     python tests/bench/gguf_speed.py [FILE] [--runs 7]
 
 FILE: a GGUF with a large vocabulary, such as llama.cpp's models/ggml-vocab-gemma-4.gguf; without one, a file is made
-that has as many tokens and merges as that, of about the same lengths. Each reader runs in a process of its own, its start and its imports counted; the memory is the most that the process had. Ours runs several times, and
-the median counts. Prints JSON; exits with 1 when ours is not WANTED_RATIO times faster within WANTED_MIB. Seconds are
-those of the processor, so that what else the machine does matters less; neither reader waits for anything.
+that has as many tokens and merges as that, of about the same lengths. Each reader runs in a process of its own, its
+start and its imports counted; the memory is the most that the process had. Ours runs several times, and the median
+counts. Seconds are those of the processor, so that what else the machine does matters less; neither reader waits for
+anything. Prints JSON; exits with 1 when ours is not WANTED_RATIO times faster within WANTED_MIB.
 """
 
 from __future__ import annotations
