@@ -122,6 +122,10 @@ NO_TENSOR_SPLIT = _names(
 NOT_TIED = _names(
     "bert bitnet clef clip eagle3 eurobert jina-bert-v2 jina-bert-v3 modern-bert neo-bert nomic-bert nomic-bert-moe"
 )
+# They create the output before the embedding that it is a copy of, and so have two of them even in the same memory.
+OUTPUT_FIRST = _names("gemma3n gemma4")
+# graph_reserve with one sequence (llama_context::sched_reserve): a cache of several streams then has to divide the batch.
+ONE_SEQUENCE = _names("kimi-linear minimax-01")
 # TENSOR_SKIP for the blocks that predict ahead, unless they are asked for (--spec-type draft-mtp).
 SKIPS_NEXTN = _names(
     "bailingmoe2 bailingmoe3 cohere2moe deepseek2 deepseek32 deepseek4 dots3note exaone-moe exaone4 glm-dsa glm4"

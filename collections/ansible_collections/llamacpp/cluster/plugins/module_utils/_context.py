@@ -19,6 +19,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._architectures im
     HYBRID,
     NO_MEMORY,
     NO_TENSOR_SPLIT,
+    ONE_SEQUENCE,
     RECURRENT,
     ROLLBACK,
 )
@@ -144,6 +145,10 @@ def resolve(model: ModelFacts, settings: Settings) -> Context:
             # Its position bias has no dimension for streams: GGML_ASSERT(ggml_can_repeat) when graphs are reserved.
             raise Refused("kv_unified", "t5 cannot split its cache over %d slots; write true" % parallel, "false")
     n_tokens = min(n_ctx, n_ubatch)
+    if h.architecture in ONE_SEQUENCE and not unified and n_tokens % parallel and not all(h.recurrent[: h.n_layer]):
+        # GGML_ASSERT(ggml_can_repeat) when graphs are reserved.
+        message = "%s needs a multiple of its %d slots; write %d, or kv_unified: true"
+        raise Refused("ubatch_size", message % (h.architecture, parallel, padded(n_tokens, parallel)), n_tokens)
     rows = parallel * (1 + settings.draft_max)
     if settings.logits == "fit_params" or settings.embedding or h.architecture in ("t5", "t5encoder"):
         rows = n_batch

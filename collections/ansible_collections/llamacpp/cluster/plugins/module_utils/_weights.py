@@ -15,7 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._architectures import NOT_TIED, SKIPS_NEXTN
+from ansible_collections.llamacpp.cluster.plugins.module_utils._architectures import (
+    NOT_TIED,
+    OUTPUT_FIRST,
+    SKIPS_NEXTN,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._context import padded_tensor
 from ansible_collections.llamacpp.cluster.plugins.module_utils._hparams import Hparams, hparams, per_model
 from ansible_collections.llamacpp.cluster.plugins.module_utils._layers import assign_layers
@@ -141,7 +145,7 @@ def _again(model: ModelFacts, h: Hparams, kind: str, names: set[str]) -> int:
         if h.architecture != "codeshell" or source in names:
             return 0
         source = "output.weight"
-    elif h.architecture in NOT_TIED or kind == "host":
+    elif h.architecture in NOT_TIED or (kind == "host" and h.architecture not in OUTPUT_FIRST):
         # In the same memory llama.cpp uses one tensor for both.
         return 0
     found = [group for group in model.tensor_groups if group.name == source]

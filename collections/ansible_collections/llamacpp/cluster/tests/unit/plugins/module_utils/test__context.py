@@ -231,6 +231,7 @@ def test_padding(kind, type_name, width, nbytes, wanted):
         ),
         ({"architecture": "deepseek4"}, {"cache_type_k": "q8_0"}, "cache_type_v"),
         ({"architecture": "t5"}, {"parallel": 2}, "kv_unified"),
+        ({"architecture": "kimi-linear"}, {"parallel": 3}, "ubatch_size"),
         ({"architecture": "eagle3"}, {}, "model"),
     ],
 )
@@ -247,6 +248,8 @@ def test_what_llama_server_refuses(facts, settings, setting):
         ({"attention.key_length": 80}, {"cache_type_k": "q8_0", "flash_attn": "off"}),
         ({}, {"cache_type_v": "q8_0"}),
         ({"architecture": "t5"}, {"parallel": 2, "kv_unified": True}),
+        ({"architecture": "kimi-linear"}, {"parallel": 3, "ubatch_size": 384}),
+        ({"architecture": "kimi-linear"}, {"parallel": 3, "kv_unified": True}),
         ({"architecture": "eagle3"}, {"for_draft": True}),
         ({}, {"ctx_size": 1 << 20}),
     ],

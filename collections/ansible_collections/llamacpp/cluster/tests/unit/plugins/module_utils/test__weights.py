@@ -41,6 +41,11 @@ def test_a_tied_embedding_is_there_twice_but_not_in_the_same_memory():
     assert layer_weights(tied, "host").output == 1024
 
 
+def test_gemma_4_has_its_embedding_twice_in_the_same_memory_too():
+    tied = facts(EMBEDDING, QUERY, NORM, architecture="gemma4", **{"attention.sliding_window_pattern": [1, 1, 1, 0]})
+    assert layer_weights(tied, "host").output == 51200 + 1024
+
+
 @pytest.mark.parametrize("architecture", ["bert", "bitnet", "modern-bert"])
 def test_some_have_no_output_at_all(architecture):
     assert layer_weights(facts(EMBEDDING, QUERY, NORM, architecture=architecture), "cuda").output == 1024
