@@ -124,7 +124,7 @@ NOT_TIED = _names(
 )
 # They create the output before the embedding that it is a copy of, and so have two of them even in the same memory.
 OUTPUT_FIRST = _names("gemma3n gemma4")
-# graph_reserve with one sequence (llama_context::sched_reserve): a cache of several streams then has to divide the batch.
+# graph_reserve with one sequence (llama_context::sched_reserve): the streams of a cache have to divide the batch.
 ONE_SEQUENCE = _names("kimi-linear minimax-01")
 # TENSOR_SKIP for the blocks that predict ahead, unless they are asked for (--spec-type draft-mtp).
 SKIPS_NEXTN = _names(

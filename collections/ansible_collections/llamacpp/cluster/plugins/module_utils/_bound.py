@@ -22,6 +22,8 @@ _F32 = 4
 # Residual, normed, and their sums, at the beginning and the end of a layer; and what goes on to the next device.
 _ROWS_BESIDE = 8
 _ROWS_COPIED = 8
+# Heads of an indexer whose scores may be alive together.
+_SCORES = 16
 
 
 @per_model
@@ -90,7 +92,8 @@ def _layer(model: ModelFacts, context: Context, layer: int, width: int, cells: i
     size += 3 * _F32 * context.n_seq_max * (h.n_embd_r + h.n_embd_s)
     # An input for every layer (gemma3n), scores of an indexer (DeepSeek 3.2), a bias for every position (T5).
     size += 4 * _F32 * context.n_tokens * model.number("embedding_length_per_layer_input", 0) * h.n_layer
-    size += 2 * _F32 * context.n_tokens * cells * model.number("attention.indexer.head_count", 0)
+    # An indexer's heads are summed up by one operation, so that few of their scores are there at a time.
+    size += 2 * _F32 * context.n_tokens * cells * min(model.number("attention.indexer.head_count", 0), _SCORES)
     if model.number("attention.relative_buckets_count", 0):
         size += 4 * _F32 * context.n_tokens * cells * h.n_head[layer]
     if not flash:
