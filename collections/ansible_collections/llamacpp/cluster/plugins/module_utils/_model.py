@@ -141,37 +141,6 @@ class ModelFacts:
                 return "%s belongs to layer %d, the model has %d" % (group.name, group.layers[-1], n_layers)
         return None
 
-    # What follows until as_dict serves the planner of before and goes with it.
-
-    n_embd = property(lambda self: self.number("embedding_length", 0))
-    n_ff = property(lambda self: self.number("feed_forward_length", 0))
-    n_head = property(lambda self: self.number("attention.head_count", 0))
-    n_head_kv = property(lambda self: self.per_layer("attention.head_count_kv", self.n_head))
-    key_length = property(lambda self: self.number("attention.key_length", self.n_embd // max(self.n_head, 1)))
-    value_length = property(lambda self: self.number("attention.value_length", self.n_embd // max(self.n_head, 1)))
-    n_vocab = property(lambda self: self.number("vocab_size", 0))
-    file_bytes = property(lambda self: self.file_size)
-    files = property(lambda self: tuple(shard.name for shard in self.shards))
-
-    @property
-    def layer_bytes(self) -> tuple[int, ...]:
-        found = [0] * self.n_layers
-        for group in self.tensor_groups:
-            for layer in group.layers:
-                found[layer] += group.nbytes
-        return tuple(found)
-
-    @property
-    def embed_bytes(self) -> int:
-        outside = [group for group in self.tensor_groups if not group.layers]
-        return sum(group.nbytes for group in outside if not group.name.startswith("output"))
-
-    @property
-    def output_bytes(self) -> int:
-        outside = {group.name: group.nbytes for group in self.tensor_groups if not group.layers}
-        tied = 0 if "output.weight" in outside else outside.get("token_embd.weight", 0)
-        return tied + sum(size for name, size in outside.items() if name.startswith("output"))
-
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON-able data; the layers of a group as ``[first, last]`` ranges."""
         data = {item.name: getattr(self, item.name) for item in fields(self)}

@@ -9,7 +9,7 @@ import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Instance, Source
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
@@ -40,7 +40,6 @@ class Found:
 
 # By name of the quantisation; the empty name is the only one of a model in one source.
 Looked = Mapping[str, Found]
-Models = Mapping[str, Union[Looked, str]]
 
 
 @dataclass(frozen=True)

@@ -27,20 +27,14 @@ def test_a_whole_model():
     raw = llama(n_layers=3, vocabulary=96)
     model = facts(raw)
     assert (model.architecture, model.name, model.file_type, model.version) == ("llama", "toy", "F16", 3)
-    assert (model.n_layers, model.n_embd, model.n_ff, model.n_ctx_train) == (3, 64, 128, 2048)
-    assert (model.n_head, model.n_head_kv) == (4, (2, 2, 2))
-    assert (model.key_length, model.value_length) == (16, 16)  # embedding over heads
-    assert (model.n_vocab, model.chat_template) == (96, True)
-    assert model.layer_bytes == (64 * 64 * 2 + 64 * 128 * 2,) * 3
-    assert model.embed_bytes == 64 * 96 * 2
-    assert model.output_bytes == 64 * 96 * 2 + 64 * 4
-    assert model.tensor_bytes == sum(model.layer_bytes) + model.embed_bytes + model.output_bytes
-    assert model.file_bytes == len(raw)
-
-
-def test_a_tied_output_needs_the_embedding_again():
-    model = facts(llama(tied=True))
-    assert model.output_bytes == model.embed_bytes + 64 * 4
+    assert (model.n_layers, model.n_ctx_train, model.chat_template) == (3, 2048, True)
+    assert (model.number("embedding_length", 0), model.number("vocab_size", 0)) == (64, 96)
+    assert model.per_layer("attention.head_count_kv", 0) == (2, 2, 2)
+    sizes = {(group.name, group.copies): group.nbytes for group in model.tensor_groups}
+    assert sizes["blk.*.attn_q.weight", 3] == 64 * 64 * 2
+    assert sizes["token_embd.weight", 1] == sizes["output.weight", 1] == 64 * 96 * 2
+    assert model.tensor_bytes == sum(nbytes * copies for (_name, copies), nbytes in sizes.items())
+    assert model.file_size == len(raw)
 
 
 def test_heads_by_layer():
@@ -53,9 +47,8 @@ def test_heads_by_layer():
         "hybrid.attention.key_length": 24,
     }
     model = facts(gguf(values, [("blk.1.w", (32,), "F32")]))
-    assert model.n_head_kv == (0, 2, 0)
-    assert (model.key_length, model.value_length) == (24, 16)
-    assert model.layer_bytes == (0, 128, 0)
+    assert model.per_layer("attention.head_count_kv", 4) == (0, 2, 0)
+    assert [(group.name, group.layers, group.nbytes) for group in model.tensor_groups] == [("blk.*.w", (1,), 128)]
     assert model.chat_template is False
 
 
@@ -142,7 +135,7 @@ def test_hyperparameters_of_odd_types_are_not_taken_for_numbers():
 def test_a_split_model_adds_up():
     headers = [header(raw) for raw in split(3)]
     model = describe(headers, ["a", "b", "c"])
-    assert model.layer_bytes == (128, 128, 128)
+    assert [(group.layers, group.nbytes) for group in model.tensor_groups] == [((0, 1, 2), 128)]
     assert model.file_size == sum(item.file_bytes for item in headers)
     assert [(shard.name, shard.tensor_count) for shard in model.shards] == [("a", 1), ("b", 1), ("c", 1)]
 
