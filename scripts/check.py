@@ -83,7 +83,8 @@ STAGES = (
             (str(BIN / "ansible-lint"),),
         ),
     ),
-    Stage("unit", "pytest without nodes", (pytest("-m", "not lab"),), report=True),
+    Stage("unit", "pytest without nodes", (pytest("-m", "not lab and not truth"),), report=True),
+    Stage("truth", "estimates beside llama.cpp's own figures (a minute or two)", (pytest("-m", "truth"),), report=True),
     Stage(
         "sanity",
         "ansible-test sanity (a minute the first time)",

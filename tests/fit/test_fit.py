@@ -1,4 +1,4 @@
-"""Our figures against llama.cpp's, for every case that is there."""
+"""Our figures against llama.cpp's: all of the shared cases, a sample of the stored ones (LLAMACPP_FIT_ALL=1: all)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from fitcases import SHARED, STORED, broken, cases, errors, lines
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_models import builder_for
 from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import Refused
+
+pytestmark = pytest.mark.truth
 
 SETS = {"stored": STORED, "shared": SHARED}
 MODELS = [pytest.param(root, name, id=f"{key}-{name}") for key, root in SETS.items() for name in lines(root)]
@@ -25,8 +27,10 @@ def test_model_and_context_are_llama_cpps(root, name):
 
 @pytest.mark.parametrize(("root", "name"), MODELS)
 def test_totals_are_within_what_is_promised(root, name):
-    found = [error for case in cases(root, name) if not case.refused for error in errors(case)]
-    assert broken([error for error in found if error.where != "host"], ("total",)) == []
+    found = [error for case in cases(root, name) if not case.refused for error in errors(case) if error.where != "host"]
+    # Where there is no graph to follow the estimate says that it is a bound: that may be high, but never low.
+    known = builder_for(cases(root, name)[0].model.architecture) is not None
+    assert broken([error for error in found if known or error.mib < 0], ("total",)) == []
 
 
 @pytest.mark.parametrize(("root", "name"), MODELS)
