@@ -118,7 +118,8 @@ gpus:
     nvlink:
       description: >-
         C(version); C(links), each with C(link), C(active), C(remote_type) (V(gpu), V(nvswitch), V(npu) or V(unknown))
-        and C(remote_pci_id) (null for switches); C(peers), the indices of the GPUs that they lead to, directly or through switches.
+        and C(remote_pci_id) (null for switches); C(peers), the indices of the GPUs that they lead to, directly or
+        through switches.
       type: dict
     fabric:
       description: C(state), C(status) and C(clique) of an NVSwitch fabric; null where there is none.

@@ -176,3 +176,15 @@ def test_a_node_without_ip(run_module, tmp_path, monkeypatch):
     result = run_module(node_info)
     assert result["failed"]
     assert "install the package iproute2" in result["msg"]
+
+
+def test_a_node_without_systemd_can_be_looked_at(look, monkeypatch, tmp_path):
+    (tmp_path / "units").mkdir()
+    (tmp_path / "units" / "llamacpp-rpc-demo.service").write_text(UNIT)
+    there = node_info.AnsibleModule.get_bin_path
+    monkeypatch.setattr(
+        node_info.AnsibleModule,
+        "get_bin_path",
+        lambda module, name, *rest, **options: None if name == "systemctl" else there(module, name, *rest, **options),
+    )
+    assert look()["units"]["llamacpp-rpc-demo.service"]["port"] == 50052
