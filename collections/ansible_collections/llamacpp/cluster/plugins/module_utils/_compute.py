@@ -5,9 +5,10 @@
 llama.cpp (b11434) builds the graph of its largest batch, gives each node to a backend, and keeps
 the peak of a liveness allocator (llama_context::sched_reserve). The same is done here with shapes
 alone, on as few layers as are needed for the peak. Its figures are those of ``llama-fit-params``
-and of llama-server's memory breakdown, which measure without allocating; the buffers that are
-allocated afterwards are the same or, with pipeline parallelism, a few copies of a hidden state
-smaller (what was pinned to a device is forgotten when measuring).
+and of llama-server's memory breakdown, which measure without allocating. What was pinned to a
+device is forgotten there, so that the buffers allocated afterwards are a few copies of a hidden
+state smaller on all devices of a pipeline but the first: for CUDA devices of the head that smaller
+size is given, which is what its GPUs show.
 
 On CUDA, and behind a worker that has CUDA, flash attention reserves copies of quantised keys and
 values in f16, and operations on weights in the head's memory move to the first GPU for batches of
@@ -152,7 +153,12 @@ def _compute_buffers(
     owners = tuple(layer for layer in layers if hp.kv_from_start - 2 <= layer.number < hp.kv_from_start)
     placement = _Placement(tuple(layers), output, owners, cpu)
     flash = _flash_attention(model, hp, placement, devices, context)
-    sizes = _sizes(model, hp, placement, devices, context, flash, pipeline, settings.embedding)
+    sizes = _sizes(model, hp, placement, devices, context, flash, pipeline, settings.embedding, False)
+    local = [index for index, device in enumerate(devices) if device.kind in _CUDA and index in placed]
+    if local and HOST not in placed and len(set(placed)) > 1:
+        allocated = _sizes(model, hp, placement, devices, context, flash, pipeline, settings.embedding, True)
+        for index in local:
+            sizes[index] = allocated[index]
     return ComputeBuffers(tuple(sizes[:-1]), sizes[-1], True, flash, pipeline)
 
 
@@ -165,6 +171,7 @@ def _sizes(
     flash: bool,
     pipeline: bool,
     embeddings: bool,
+    pinned: bool,
 ) -> list[int]:
     """Compute a reduced graph, and spread its figures over the devices that look the same."""
     chosen, twins = reduced(placement.layers, model.architecture in WHOLE)
@@ -182,7 +189,7 @@ def _sizes(
     offload = number.get(helper, -1)
     cells, sliding = context.n_ctx_seq, swa_cells(hp, context) if hp.has_swa else 0
     shape = (
-        (short, number[placement.output], tuple(owners.items()), kinds, offload, flash, pipeline, embeddings),
+        (short, number[placement.output], tuple(owners.items()), kinds, offload, flash, pipeline, embeddings, pinned),
         # All that the graph depends on but for the length of the cache, in which its sizes are linear.
         replace(context, n_ctx=0, n_ctx_seq=0),
         (sliding == cells, 0 if sliding == cells else sliding, min(cells, hp.indexer_top_k)),
@@ -198,7 +205,7 @@ def _sizes(
             frozenset(index for index, (kind, _) in enumerate(kinds) if kind in _CUDA),
         )
         blocks = build(model, short, place, context, flash, embeddings)
-        return record(blocks.graph, len(used), PIPELINE_COPIES if pipeline else 1, offload)
+        return record(blocks.graph, len(used), PIPELINE_COPIES if pipeline else 1, offload, pinned=pinned)
 
     recipe = _known(model).recipes.setdefault(shape, _Recipe())
     found = recipe.sizes(cells, len(used), steps)

@@ -48,7 +48,7 @@ class Tensor:
     ``home``: the backend whose buffer it lies in, for weights and caches; -1 for what the
     allocator places. ``nbytes``: what it takes there. ``view``: the tensor whose memory it is a
     view of (never itself a view). ``src``: what it is computed from. ``pin``: the backend that
-    llama.cpp chose for it, or -1.
+    llama.cpp chose for it, or -1. ``unfit``: backends that cannot compute it.
     """
 
     home = -1
@@ -56,6 +56,7 @@ class Tensor:
     is_input = False
     is_output = False
     pin = -1
+    unfit: frozenset[int] = frozenset()
     tag = ""
     # Of the scheduler and the allocator.
     seen = False
@@ -147,18 +148,21 @@ class Event(NamedTuple):
     size: int
 
 
-def record(graph: Graph, backends: int, copies: int, offload: int, offload_batch: int = 32) -> list[Event]:
+def record(
+    graph: Graph, backends: int, copies: int, offload: int, offload_batch: int = 32, pinned: bool = False
+) -> list[Event]:
     """Return the allocator's steps for ``graph`` on ``backends``, of which the last is the CPU.
 
     ``copies``: of the inputs of each split, 4 with pipeline parallelism, else 1. ``offload``: the
     device that takes over operations on the host's weights when at least ``offload_batch`` rows
-    are computed at once (CUDA and its like do; a worker behind RPC never), or -1. A graph can be
-    recorded once only.
+    are computed at once (CUDA and its like do; a worker behind RPC never), or -1. ``pinned``: as when
+    memory is allocated, where llama.cpp's pins hold; ggml_backend_sched_reserve_size, which only
+    measures, forgets them before it starts. A graph can be recorded once only.
     """
     nodes = graph.nodes
-    for node in nodes:
-        # ggml_backend_sched_reserve_size forgets the pins before it starts.
-        node.pin = -1
+    if not pinned:
+        for node in nodes:
+            node.pin = -1
     _assign(nodes, graph.leafs, backends - 1, offload, offload_batch)
     splits = _split(nodes, copies)
     order, first = _order(graph, splits, copies)
@@ -253,14 +257,16 @@ def _initial(tensor: Tensor, cpu: int, offload: int, offload_batch: int) -> int:
         return -1
     for source in tensor.src:
         if source.weight:
-            if source.home == cpu and offload >= 0 and _batch_rows(tensor) >= offload_batch:
+            if source.home in tensor.unfit:
+                return -1
+            if source.home == cpu and offload not in (-1, *tensor.unfit) and _batch_rows(tensor) >= offload_batch:
                 return offload
             return source.home
     return -1
 
 
 def _assign(nodes: Sequence[Tensor], leafs: Sequence[Tensor], cpu: int, offload: int, offload_batch: int) -> None:
-    """Passes 1 to 4: weights, caches and inputs decide, and their neighbours follow."""
+    """Passes 1 to 4: weights, caches and inputs decide, and their neighbours follow where they can."""
     for leaf in leafs:
         leaf.backend = _initial(leaf, cpu, offload, offload_batch)
     for node in nodes:
@@ -272,8 +278,12 @@ def _assign(nodes: Sequence[Tensor], leafs: Sequence[Tensor], cpu: int, offload:
             for node in ordered:
                 if node.backend != -1:
                     current = -1 if devices_only and node.backend == cpu else node.backend
-                elif current != -1:
+                elif current != -1 and current not in node.unfit:
                     node.backend = current
+    for node in real:
+        if node.backend == -1 and node.unfit:
+            # Pass 3: what the devices around it cannot compute.
+            node.backend = cpu
     for node in nodes:
         if node.backend == -1 and node.view is not None:
             node.backend = node.view.backend

@@ -78,8 +78,9 @@ class Place:
     """Where things are: ``layers`` to compute with their backends, ``output``'s, and the CPU's number.
 
     ``cuda``: backends whose flash attention copies a quantised cache to f16 first.
-    ``owners``: backends of layers whose caches others read. ``fusing``: backends that add up the
-    results of experts in one step, for which they have to stay where they are.
+    ``owners``: backends of layers whose caches others read. ``local_cuda``: backends that llama.cpp
+    knows to be ggml-cuda, which a worker's is not: they add up the results of experts in one step,
+    for which those have to stay where they are, and leave to the CPU what they have no kernel for.
     """
 
     layers: Mapping[int, int]
@@ -87,7 +88,7 @@ class Place:
     cpu: int
     cuda: frozenset[int] = frozenset()
     owners: Mapping[int, int] = field(default_factory=dict)
-    fusing: frozenset[int] = frozenset()
+    local_cuda: frozenset[int] = frozenset()
 
 
 class Operations:

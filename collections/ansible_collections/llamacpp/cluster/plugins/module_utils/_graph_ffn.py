@@ -111,7 +111,7 @@ class FeedForward(Operations):
         for part in parts[1:]:
             total = self.add(total, part)
             self.expand(total)
-        if not weight_first and 1 < used <= _FUSED_EXPERTS and self.backend(layer) in self.place.fusing:
+        if not weight_first and 1 < used <= _FUSED_EXPERTS and self.backend(layer) in self.place.local_cuda:
             # ggml_cuda_match_moe_weighted_reduction: one kernel for all of it, so nothing in place.
             self.keep(raw, weights)
         return self.cont(total) if used == 1 else total

@@ -13,6 +13,9 @@ from collections.abc import Callable
 from ansible_collections.llamacpp.cluster.plugins.module_utils._galloc import Tensor
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph import F32, I32, Operations
 
+# Sizes of states for which ggml-cuda has a scan with one decay a head (ggml_backend_cuda_device_supports_op).
+_CUDA_STATES = (96, 128, 256)
+
 
 class Recurrent(Operations):
     """Adds layers that keep a state for each sequence."""
@@ -162,7 +165,16 @@ class Recurrent(Operations):
     def _scan(self, layer: int, states: Tensor, x: Tensor, dt: Tensor, b: Tensor, c: Tensor, ids: Tensor) -> Tensor:
         """ggml_ssm_scan: the outputs, and behind them the new states."""
         count = x.ne[0] * x.ne[1] * x.ne[2] * x.ne[3] + states.ne[0] * states.ne[1] * states.ne[2] * ids.ne[0]
-        return self.op("ssm_scan", (count, 1, 1, 1), states, x, dt, self.need(layer, "ssm_a"), b, c, ids)
+        decay = self.need(layer, "ssm_a")
+        made = self.op("ssm_scan", (count, 1, 1, 1), states, x, dt, decay, b, c, ids)
+        size, head, heads = states.ne[:3]
+        if decay.ne[0] in (1, heads):
+            fits = size in _CUDA_STATES and head % 16 == 0
+        else:
+            fits = size == 16 and head == 1 and heads % 128 == 0
+        if not fits:
+            made.unfit = self.place.local_cuda
+        return made
 
     def delta_net(
         self,

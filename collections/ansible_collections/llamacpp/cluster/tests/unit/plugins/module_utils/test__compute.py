@@ -208,6 +208,45 @@ def test_results_of_experts_stay_where_they_are_on_local_gpus():
     assert results - hidden <= more <= results
 
 
+def test_what_a_pipeline_of_local_gpus_allocates(llama):
+    """As logged on two H200s (docs/bench/gpu_h200.json, pair-layer and pair-rpc): less than is measured before."""
+    here = buffers(llama, CUDA, tensor_split=(1.0, 1.0))
+    assert mib(here)[:2] == pytest.approx([340.05, 268.04], abs=0.1)
+    behind = (MemoryDevice("RPC0", "rpc", 80 * GIB, 80 * GIB, backend="cuda"), CUDA[0])
+    assert mib(buffers(llama, behind, tensor_split=(1.0, 1.0)))[:2] == pytest.approx([340.05, 268.04], abs=0.1)
+    assert mib(buffers(llama, workers(2), tensor_split=(1.0, 1.0)))[1] == pytest.approx(268.04 + 32, abs=0.1)
+
+
+def test_the_processor_scans_states_for_which_a_gpu_has_no_kernel():
+    """ggml-cuda has Mamba 2 for states of 96, 128 and 256; a worker is taken to have everything."""
+
+    def scanning(size: int, devices: tuple[MemoryDevice, ...]) -> tuple[int, ...]:
+        width, inner, heads = 2048, 4096, 64
+        groups = [
+            group("blk.*." + name, shape, (0, 1, 2, 3), "F32")
+            for name, shape in {
+                "attn_norm.weight": (width,),
+                "ssm_in.weight": (width, 2 * inner + 2 * size + heads),
+                "ssm_conv1d.weight": (4, inner + 2 * size),
+                "ssm_conv1d.bias": (inner + 2 * size,),
+                "ssm_dt.bias": (heads,),
+                "ssm_a": (1, heads),
+                "ssm_d": (1, heads),
+                "ssm_norm.weight": (inner, 1),
+                "ssm_out.weight": (inner, width),
+            }.items()
+        ]
+        groups += [group("token_embd.weight", (width, 32000)), group("output_norm.weight", (width,))]
+        keys = {"embedding_length": width, "ssm.conv_kernel": 4, "ssm.inner_size": inner, "ssm.state_size": size}
+        keys.update({"ssm.time_step_rank": heads, "ssm.group_count": 1, "vocab_size": 32000})
+        facts = model(4, architecture="mamba2", tensor_groups=tuple(groups), **keys)
+        found = buffers(facts, devices, ctx_size=4096)
+        return (*found.devices, found.host)
+
+    assert scanning(128, CUDA[:1]) == scanning(128, workers(1))
+    assert scanning(64, CUDA[:1])[-1] > scanning(64, workers(1))[-1]
+
+
 def test_flash_attention_is_off_where_a_gpu_has_no_kernel():
     odd = transformer("llama", 2, 4096, (32, 8, 160), 32000, tensors=feed_forward(4096, 14336))
     assert not buffers(odd, CUDA[:1]).flash_attn
