@@ -200,9 +200,9 @@ def _sizes(
             {layer.number: layer.backend for layer in short},
             number[placement.output],
             len(used) - 1,
-            frozenset(index for index, (_, hardware) in enumerate(kinds) if hardware in _CUDA),
+            frozenset(index for index, (_kind, hardware) in enumerate(kinds) if hardware in _CUDA),
             owners,
-            frozenset(index for index, (kind, _) in enumerate(kinds) if kind in _CUDA),
+            frozenset(index for index, (kind, _hardware) in enumerate(kinds) if kind in _CUDA),
         )
         blocks = build(model, short, place, context, flash, embeddings)
         return record(blocks.graph, len(used), PIPELINE_COPIES if pipeline else 1, offload, pinned=pinned)
@@ -232,7 +232,7 @@ class _Recipe:
         if events is None and len(self._recorded) < 2:
             events = self._recorded[cells] = steps()
         elif events is None:
-            (first, one), (second, other) = self._recorded.items()
+            (first, one), (second, other) = tuple(self._recorded.items())
             events = [
                 (left.backend, left.slot, left.size + (right.size - left.size) * (cells - first) // (second - first))
                 for left, right in zip(one, other)
@@ -255,7 +255,7 @@ def _flash_attention(
         return False
     if context.offload_kqv and all(layer.backend != placement.cpu for layer in placement.layers):
         return True
-    chosen, _ = reduced(placement.layers, model.architecture in WHOLE)
+    chosen, _rest = reduced(placement.layers, model.architecture in WHOLE)
     key = (tuple(chosen), placement.output, context.offload_kqv, context.n_seq_max, context.kv_unified)
     known = _known(model).flash
     found = known.get(key)

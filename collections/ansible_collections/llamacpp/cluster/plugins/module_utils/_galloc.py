@@ -173,7 +173,7 @@ def replay(events: Sequence[tuple[int, int, int]], backends: int) -> list[int]:
     """Return the bytes that each of ``backends`` reserves: ggml_dyn_tallocr with best fit, in one chunk."""
     peaks = [0] * backends
     # Free blocks [offset, size] by address; the last one has no end.
-    free = [[[0, 1 << 62]] for _ in range(backends)]
+    free = [[[0, 1 << 62]] for _index in range(backends)]
     places: dict[int, tuple[int, int]] = {}
     for backend, slot, size in events:
         blocks = free[backend]
@@ -321,7 +321,7 @@ def _split(nodes: Sequence[Tensor], copies: int) -> list[Split]:
             made = source.copies.get(backend)
             if made is None:
                 made = []
-                for _ in range(copies):
+                for _index in range(copies):
                     copy = Tensor("none", source.ne, source.es, nb=source.nb)
                     copy.nbytes = source.nbytes
                     copy.backend = backend
@@ -342,7 +342,7 @@ def _order(graph: Graph, splits: Sequence[Split], copies: int) -> tuple[list[Ten
             if leaf.is_input:
                 leaf.is_output = True
                 first.append(leaf)
-                for _ in range(copies - 1):
+                for _index in range(copies - 1):
                     copy = Tensor("none", leaf.ne, leaf.es, nb=leaf.nb)
                     copy.backend = leaf.backend
                     copy.is_input = copy.is_output = True

@@ -169,7 +169,8 @@ class Attention(Operations):
         v_size = hp.head_v_swa if swa else hp.head_v
         cached_k = self._cache("k", layer, batch.type_k, k_size, n_kv, cells, home)
         if key_only:
-            assert v is not None
+            if v is None:
+                raise AssertionError("a latent cache holds keys alone, and they come with values")
             read = cached_k[1]
             part = self.view("view", read, (v.ne[0], *read.ne[1:]), read.nb, read.nbytes)
             return cached_k, (cached_k[0], part)
@@ -223,7 +224,7 @@ class Attention(Operations):
 
     def _mask_all_but(self, mask: Tensor, chosen: Tensor) -> Tensor:
         """The mask of sparse attention: filled, opened where the chosen cells are, and added to the causal one."""
-        cells, step, _, streams = mask.ne
+        cells, step, _one, streams = mask.ne
         filled = self.like("fill", mask)
         one = mask.es
         rows = self.view("view", filled, (1, cells, step, streams), (one, one, one * cells, one * cells * step))

@@ -103,7 +103,7 @@ class FeedForward(Operations):
             made = self.mul(made, weights)
         self.expand(made)
         parts = []
-        for _ in range(used):
+        for _index in range(used):
             nb: Shape = (made.es, made.nb[2], made.nb[2] * nt, made.nb[2] * nt)
             parts.append(self.view("view", made, (made.ne[0], nt, 1, 1), nb))
             self.expand(parts[-1])

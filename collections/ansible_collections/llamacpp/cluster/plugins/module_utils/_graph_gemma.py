@@ -117,7 +117,7 @@ def gemma3n(b: Blocks) -> None:
     back = b.op("mul_mat", (width, nt, _ALTUP - 1, 1), b.need(-1, "altup_unembd_proj.weight"), rest)
     back = b.like("div", b.mul(back, target), _magnitude(b, back))
     cur = _slice(b, cur)
-    for _ in range(_ALTUP - 1):
+    for _index in range(_ALTUP - 1):
         cur = b.add(cur, _slice(b, back))
     finish(b, Traits(pick="before", softcap=True), b.scale(cur))
 

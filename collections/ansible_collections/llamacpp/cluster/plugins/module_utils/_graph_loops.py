@@ -20,8 +20,8 @@ def hrm_text(b: Blocks) -> None:
     for layer in b.layers:
         # The first layers of the file are the low stack's, the next the high one's; every pass has a cache of its own.
         b.alias[layer] = layer % per_stack + (per_stack if layer // per_stack % passes == passes - 1 else 0)
-    for _ in range(b.key("hrm.h_cycles")):
-        for _ in range(b.key("hrm.l_cycles")):
+    for _index in range(b.key("hrm.h_cycles")):
+        for _index in range(b.key("hrm.l_cycles")):
             low = _stack(b, b.add(high, low), slot, per_stack)
             slot += per_stack
         high = _stack(b, b.add(high, low), slot, per_stack)
@@ -72,7 +72,7 @@ def _lightning(b: Blocks, layer: int, cur: Tensor) -> Tensor:
     cur = b.reshape(cur, cur.ne[0], steps, 1, seqs)
     mixed = b.unary(b.linear(layer, "attn_qkv", cur))
     mixed = b.reshape(mixed, 3 * size, count, steps, seqs)
-    q, k, v = (b.columns(mixed, size, count, steps, seqs) for _ in range(3))
+    q, k, v = (b.columns(mixed, size, count, steps, seqs) for _index in range(3))
     states = b.state(layer, "s", b.hp.n_embd_s)
     old = b.reshape(b.read_state(states), size, size, count, seqs)
     q_decay, k_decay, diagonal = (b.unary(b.scale(item)) for item in (q_decay, k_decay, diagonal))
@@ -113,7 +113,8 @@ def minimax_m3(b: Blocks) -> None:
         step = b.nt // batch.streams
         mask = b.mask(False)
         masks.append(b.op("cpy", mask.ne, mask, es=F32))
-        assert mask.ne[1] == step
+        if mask.ne[1] != step:
+            raise AssertionError("the mask has a row a token")
     for layer in b.layers:
         residual = cur
         normed = b.norm(cur, layer, "attn_norm")
@@ -137,7 +138,7 @@ def _blockwise(b: Blocks, layer: int, cur: Tensor, qkv: tuple[Tensor, Tensor, Te
     best = min(max(b.key("attention.indexer.top_k") // width, 1), blocks)
     asked = b.rope(b.norm(b.reshape(b.linear(layer, "indexer.q_proj", cur), size, count, nt), layer, "indexer.q_norm"))
     key = b.rope(b.norm(b.reshape(b.linear(layer, "indexer.k_proj", cur), size, 1, nt), layer, "indexer.k_norm"))
-    store, _ = b.indexer_cache(layer, size, cells)
+    store, _rows = b.indexer_cache(layer, size, cells)
     flat = b.view("view", key, (size, nt, 1, 1), (key.es, key.nb[2], key.nb[2] * nt, 0))
     b.expand(b.set_rows(store, flat, b.new_input("k_idxs_indexer", (nt,), I64)))
     q, (k, v) = qkv[0], b.store_and_read(layer, *qkv)
@@ -146,7 +147,7 @@ def _blockwise(b: Blocks, layer: int, cur: Tensor, qkv: tuple[Tensor, Tensor, Te
     slots = b.new_input("position_slots", (_POSITIONS, streams), I32)
     owners = b.new_input("cell_blocks", (cells, streams), I32)
     outs = []
-    for _ in range(streams):
+    for _index in range(streams):
         keys = b.rows(b.view("view", store, (size, cells, 1, 1), (4, 4 * size, 0, 0)), b.columns(slots, _POSITIONS))
         mine = b.columns(asked, size, count, step)
         score = b.mm(keys, b.reshape(mine, size, count * step))

@@ -124,7 +124,7 @@ def mix6(b: Blocks, layer: int, cur: Tensor, previous: Tensor) -> Tensor:
         difference, cur = b.reshape(difference, width, 1, nt), b.reshape(cur, width, 1, nt)
         mixed = b.add(mixed, b.need(layer, "time_mix_lerp_fused.weight"))
         mixed = b.add(b.mul(mixed, difference), cur)
-        xw, xk, xv, xr, xg = (b.view("view", mixed, (width, nt, 1, 1), mixed.nb) for _ in range(5))
+        xw, xk, xv, xr, xg = (b.view("view", mixed, (width, nt, 1, 1), mixed.nb) for _index in range(5))
     else:
         parts = []
         for name in "wkvrg":
@@ -164,7 +164,7 @@ def mix7(b: Blocks, layer: int, cur: Tensor, previous: Tensor, first_value: list
     difference = b.like("sub", previous, cur)
     difference = b.op("repeat", (width, steps, seqs, 6 if gated else 5), difference)
     mixed = b.add(b.mul(difference, b.need(layer, "time_mix_lerp_fused.weight")), cur)
-    xr, xw, xk, xv, xa, xg = (b.view("view", mixed, (width, nt, 1, 1), mixed.nb) for _ in range(6))
+    xr, xw, xk, xv, xa, xg = (b.view("view", mixed, (width, nt, 1, 1), mixed.nb) for _index in range(6))
     r = b.linear(layer, "time_mix_receptance", xr)
     w = b.linear(layer, "time_mix_w2", b.unary(b.linear(layer, "time_mix_w1", xw)))
     w = b.unary(b.scale(b.unary(b.add(w, b.need(layer, "time_mix_w0.weight")))))

@@ -245,7 +245,7 @@ class Recurrent(Operations):
         states = self.state(layer, "r", self.hp.n_embd_r)
         cur = self.reshape(cur, cur.ne[0], steps, seqs)
         parts = self.linear(layer, "shortconv.in_proj", cur)
-        b, c, x = (self.columns(parts, width, steps, seqs) for _ in range(3))
+        b, c, x = (self.columns(parts, width, steps, seqs) for _index in range(3))
         bx = self.transpose(self.mul(b, x))
         before = self.reshape(self.read_state(states), kept, width, seqs)
         joined = self.concat(before, bx)

@@ -143,7 +143,8 @@ def onto(pattern: Placement, head: str, slots: Mapping[str, Slot], host: Slot | 
 
     def own(slot: Slot) -> Slot:
         if slot.device_name == CPU:
-            assert host
+            if host is None:
+                raise AssertionError("a placement on the processor has a head")
             return host
         return slots[slot.device_name]
 

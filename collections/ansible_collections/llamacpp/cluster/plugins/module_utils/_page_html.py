@@ -26,21 +26,21 @@ Child = Union[str, Markup, None]
 Attribute = Union[str, int, float, bool, None]
 
 
-def tag(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
+def tag(element: str, /, *children: Child, **attributes: Attribute) -> Markup:
     """Return an element.
 
     ``children``: text, which is escaped, :class:`Markup`, or None for nothing. ``attributes``: ``class_`` stands for
     class and ``data_bytes`` for data-bytes; True is an attribute without a value, None and False are no attribute.
     """
-    words = [name]
+    words = [element]
     for key, value in attributes.items():
         if value is None or value is False:
             continue
         key = key.rstrip("_").replace("_", "-")
         words.append(key if value is True else '%s="%s"' % (key, html.escape(_number(value))))
     opening = "<%s>" % " ".join(words)
-    ending = "\n" if name in _LINES else ""
-    return Markup((opening if name in _EMPTY else "%s%s</%s>" % (opening, join(children), name)) + ending)
+    ending = "\n" if element in _LINES else ""
+    return Markup((opening if element in _EMPTY else "%s%s</%s>" % (opening, join(children), element)) + ending)
 
 
 def join(children: Iterable[Child], between: str = "") -> Markup:

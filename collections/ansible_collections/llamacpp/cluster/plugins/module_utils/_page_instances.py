@@ -102,7 +102,8 @@ def _slots(instance: Mapping[str, Any]) -> str:
 
 def _needs(instance: Mapping[str, Any]) -> int | None:
     """Return the bytes that an instance takes of all devices and the head's own memory; None when not known."""
-    shares = [*instance["devices"], *([host] if (host := _host(instance)) else [])]
+    host = _host(instance)
+    shares = [*instance["devices"], *([host] if host else [])]
     totals = [total_of(share) for share in shares]
     return None if None in totals else sum(total for total in totals if total is not None)
 

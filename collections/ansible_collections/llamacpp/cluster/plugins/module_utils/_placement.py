@@ -279,7 +279,8 @@ def _rearranged(first: Placement, on_host: bool, model: ModelFacts) -> Placement
 
     The loads of all devices stay as equal as whole layers allow, in parts of what they can hold.
     """
-    assert first.estimate
+    if first.estimate is None:
+        raise AssertionError("layers are handed out anew where an estimate was made")
     knobs, every = first.knobs, model.n_layers + 1
     costs = layer_costs(model, knobs.settings(every, ()))
     rooms = [slot.room - usage.compute - usage.overhead for slot, usage in zip(first.offload, first.estimate.devices)]

@@ -312,7 +312,8 @@ def _on_one(pattern: Placement, head: str, slot: Slot, host: Slot | None) -> Pla
 
 def _still_fits(pattern: Placement, slots: Sequence[Slot], host: Slot | None) -> bool:
     """Whether a placement on at most one device would fit on another one, and beside it in its head's memory."""
-    assert pattern.estimate
+    if pattern.estimate is None:
+        raise AssertionError("a pattern is a placement that was estimated")
     if host is not None and pattern.estimate.host.total > host.room:
         return False
     return all(usage.total <= slot.room for usage, slot in zip(pattern.estimate.devices, slots))

@@ -71,7 +71,8 @@ def refusal(instance: Instance, error: Refused) -> Problem:
 def closest(chooser: Chooser, offer: Offer) -> Option | None:
     """Return the placement with the least missing."""
     search, facts = chooser.search, offer.facts
-    assert facts
+    if facts is None:
+        raise AssertionError("only offers whose headers were read are tried")
     knobs = chooser.tried(facts)
     found: list[Option | None] = []
     try:
@@ -142,7 +143,8 @@ def _smaller_quant(chooser: Chooser, offer: Offer, others: Sequence[Offer]) -> I
         if chosen:
             yield "the quantisation %s (%s) on %s" % (other.label, gib(other.size), place_text(chosen.option))
             return
-    assert offer.facts
+    if offer.facts is None:
+        raise AssertionError("only offers whose headers were read are tried")
     for name in TYPES:
         if by_name(name).row_bytes(256) * 8 / 256 >= bits(main_type(offer.facts)):
             continue

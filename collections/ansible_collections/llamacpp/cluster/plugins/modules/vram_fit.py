@@ -293,6 +293,7 @@ from dataclasses import fields
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.validation import check_type_path
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._ggml_types import CACHE_TYPES
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError
@@ -329,7 +330,7 @@ def paths_of(params: Mapping[str, Any]) -> dict[str, str]:
         "draft": params["model_draft"],
     }
     return {
-        name: os.path.abspath(os.path.expanduser(value))
+        name: os.path.abspath(check_type_path(value))
         for name, value in named.items()
         if isinstance(value, str) and "://" not in value
     }

@@ -186,7 +186,7 @@ def test_flash_attention_on_cuda_copies_a_quantised_cache(llama):
     # They live while attention is computed, beside the mask; feed forward no longer is the peak.
     assert quantised.devices[0] > copies + mask
     assert plain.devices[0] < copies + mask
-    behind = tuple(MemoryDevice("RPC0", "rpc", 80 * GIB, 80 * GIB, backend="cuda") for _ in range(1))
+    behind = tuple(MemoryDevice("RPC0", "rpc", 80 * GIB, 80 * GIB, backend="cuda") for _index in range(1))
     assert buffers(llama, behind, cache_type_k="q8_0", cache_type_v="q8_0").devices == quantised.devices
 
 

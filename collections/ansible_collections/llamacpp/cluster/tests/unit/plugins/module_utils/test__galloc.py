@@ -32,7 +32,7 @@ def peaks(*results: Tensor, backends: int = 2, copies: int = 1, offload: int = -
 def test_one_result_after_another_takes_turns():
     weight = leaf(256, 0, True)
     cur = leaf()
-    for _ in range(5):
+    for _index in range(5):
         cur = op("mul_mat", weight, cur)
     # The copy of the input and a result, or two results: never three.
     assert peaks(cur) == [2 * KIB, KIB]

@@ -75,10 +75,10 @@ def test_less_context_and_fewer_slots_are_what_the_planner_would_take():
     text = message(instance(nodes=["node1"], **big), found=found, models={"demo": transformer()})
     context = next(way for way in ways(text) if way.startswith("context: "))
     number = int(context.split()[1])
-    plan = make_plan(accept(instance(nodes=["node1"], **dict(big, context=number))), found, {"demo": transformer()})
+    plan = make_plan(accept(instance(nodes=["node1"], **{**big, "context": number})), found, {"demo": transformer()})
     assert plan["instances"][0]["context"] == number
     slots = int(next(way for way in ways(text) if way.startswith("parallel: ")).split()[1])
-    with_slots = accept(instance(nodes=["node1"], **dict(big, parallel=slots)))
+    with_slots = accept(instance(nodes=["node1"], **{**big, "parallel": slots}))
     assert make_plan(with_slots, found, {"demo": transformer()})["instances"][0]["parallel"] == slots < 4
 
 
