@@ -31,6 +31,8 @@ _MROPE = frozenset(
         "qwen3tts",
     ]
 )
+# What llama_model_base::load_tensors reads by a layer's own number, even if it has the weights of another.
+_OWN_SCALES = frozenset(("attn_q.scale", "attn_k.scale", "attn_v.scale", "attn_output.scale"))
 # llm_arch_supports_mixed_batch: those that take no batch of tokens and vectors at once.
 _NO_MIXED_BATCH = frozenset(("cogvlm", "deepseek4", "graniteswitch", "eagle3", "dflash", "gemma4-assistant"))
 Shape = tuple[int, int, int, int]
@@ -122,7 +124,8 @@ class Operations:
 
     def w(self, layer: int, name: str) -> Tensor | None:
         """Return the weight ``name`` (without ``blk.N.`` and ``.weight``) of a layer; -1 for none."""
-        layer = self.alias.get(layer, layer)
+        if name not in _OWN_SCALES:
+            layer = self.alias.get(layer, layer)
         key = (layer, name)
         found = self._leafs.get(key)
         if found is None:

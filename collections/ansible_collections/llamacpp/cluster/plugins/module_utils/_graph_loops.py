@@ -35,11 +35,14 @@ def _stack(b: Blocks, cur: Tensor, first: int, count: int) -> Tensor:
     for layer in range(first, first + count):
         residual = cur
         cur = b.norm(cur, layer, None)
-        gate = b.linear(layer, "attn_gate", cur)
+        # Neither the gate nor what feeds forward is scaled, even where the file has scales for them.
+        gate = b.mm(b.need(layer, "attn_gate.weight"), cur)
         q, k, v = heads(b, t, layer, cur)
         cur = b.mul(b.attention(layer, q, k, v, out=None), b.unary(gate))
         residual = b.add(b.linear(layer, "attn_output", cur), residual)
-        cur = b.add(b.ffn(layer, b.norm(residual, layer, None)), residual)
+        cur = b.norm(residual, layer, None)
+        hidden = b.glu(b.mm(b.need(layer, "ffn_gate.weight"), cur), b.mm(b.need(layer, "ffn_up.weight"), cur))
+        cur = b.add(b.mm(b.need(layer, "ffn_down.weight"), hidden), residual)
     return b.norm(cur, first, None)
 
 
