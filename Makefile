@@ -58,8 +58,8 @@ test-lab: ## Tests on real nodes
 molecule: ## The molecule scenario `default`
 	@$(CHECK) setup molecule
 
-bench: setup ## Measure: no-op runs, their slope a node, a second instance [ARGS=...]
-	@.venv/bin/python tests/bench/bench.py $(ARGS)
+bench: setup ## Measure: GGUF headers, estimates, plans, fuzzing, whole runs; all or one part [ARGS='PART ...', ARGS=--help]
+	@.venv/bin/python tests/bench/all.py $(ARGS)
 
 clean: ## Remove .venv and what the tests and the demo left in the working tree (the lab: make lab-down)
 	@rm -rf .venv .cache .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -116,9 +116,9 @@ class Bench:
         return compared(nodes, site, setup)
 
 
-def machine(lab: BenchLab) -> dict[str, Any]:
-    """What about this machine decides the figures; nothing that says whose it is."""
-    processor = next(
+def processor() -> str:
+    """The processor's name."""
+    return next(
         (
             line.partition(":")[2].strip()
             for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
@@ -126,8 +126,12 @@ def machine(lab: BenchLab) -> dict[str, Any]:
         ),
         platform.machine(),
     )
+
+
+def machine(lab: BenchLab) -> dict[str, Any]:
+    """What about this machine decides the figures; nothing that says whose it is."""
     return {
-        "processor": processor,
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30),
         "system": platform.freedesktop_os_release()["PRETTY_NAME"],
@@ -208,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Run it as `make bench ARGS='...'`, which installs what is needed first. Needs root, or sudo.",
+        epilog="Run it as `make bench ARGS='site ...'`, which installs what is needed first. Needs root, or sudo.",
     )
     top.add_argument("--only", nargs="+", choices=list(REPEATS), metavar="PART", help="these parts (default: all)")
     top.add_argument(
