@@ -121,6 +121,7 @@ plan:
       elements: dict
 """
 
+import gc
 import os
 import tempfile
 from typing import Any
@@ -195,6 +196,8 @@ def plan_or_problems(params: dict[str, Any], declared: Declared) -> tuple[Plan, 
 
 def main() -> None:
     """Entry point."""
+    # The process ends with the plan, and what it makes on the way are many small objects without cycles.
+    gc.disable()
     module = AnsibleModule(
         argument_spec={
             "release": {"type": "raw", "required": True},
