@@ -166,10 +166,10 @@ def lines(root: Path) -> dict[str, list[dict[str, Any]]]:
     return dict(found)
 
 
-def cases(root: Path, name: str) -> list[Case]:
+def cases(root: Path, name: str, every: bool = ALL) -> list[Case]:
     """Return the cases of a model; of the stored set a few, another few of every model, unless all are wanted."""
     rows = lines(root)[name]
-    if root == STORED and not ALL:
+    if root == STORED and not every:
         rows = sorted(rows, key=lambda row: zlib.crc32(f"{name} {row['config']['label']}".encode()))[:SAMPLE]
     return [Case(model(root, name), row) for row in rows]
 
