@@ -49,8 +49,8 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import 
 )
 
 # What takes over operations on the head's weights (ggml_backend_*_offload_op); a worker behind RPC does not.
-_OFFLOADS = ("cuda", "rocm", "vulkan", "sycl", "metal")
-_CUDA = ("cuda", "rocm")
+OFFLOADS = ("cuda", "rocm", "vulkan", "sycl", "metal")
+CUDA = ("cuda", "rocm")
 # Answers that are kept for a model.
 _REMEMBERED = 8192
 # Widths of heads for which ggml-cuda has flash attention: keys -> (values, queries a key head are a multiple of).
@@ -154,7 +154,7 @@ def _compute_buffers(
     placement = _Placement(tuple(layers), output, owners, cpu)
     flash = _flash_attention(model, hp, placement, devices, context)
     sizes = _sizes(model, hp, placement, devices, context, flash, pipeline, settings.embedding, False)
-    local = [index for index, device in enumerate(devices) if device.kind in _CUDA and index in placed]
+    local = [index for index, device in enumerate(devices) if device.kind in CUDA and index in placed]
     if local and HOST not in placed and len(set(placed)) > 1:
         allocated = _sizes(model, hp, placement, devices, context, flash, pipeline, settings.embedding, True)
         for index in local:
@@ -178,7 +178,7 @@ def _sizes(
     backends = {layer.backend for layer in (*chosen, *placement.owners)} | {layer.experts for layer in chosen}
     backends |= {placement.output}
     # The first that can compute with the head's weights does, even if it has no layer of its own.
-    helper = next((index for index, device in enumerate(devices) if device.kind in _OFFLOADS), -1)
+    helper = next((index for index, device in enumerate(devices) if device.kind in OFFLOADS), -1)
     if helper >= 0 and placement.cpu in backends:
         backends.add(helper)
     used = sorted(backends | {placement.cpu})
@@ -200,9 +200,9 @@ def _sizes(
             {layer.number: layer.backend for layer in short},
             number[placement.output],
             len(used) - 1,
-            frozenset(index for index, (_kind, hardware) in enumerate(kinds) if hardware in _CUDA),
+            frozenset(index for index, (_kind, hardware) in enumerate(kinds) if hardware in CUDA),
             owners,
-            frozenset(index for index, (kind, _hardware) in enumerate(kinds) if kind in _CUDA),
+            frozenset(index for index, (kind, _hardware) in enumerate(kinds) if kind in CUDA),
         )
         blocks = build(model, short, place, context, flash, embeddings)
         return record(blocks.graph, len(used), PIPELINE_COPIES if pipeline else 1, offload, pinned=pinned)
@@ -250,7 +250,7 @@ def _flash_attention(
     """
     if context.flash_attn is not None:
         return context.flash_attn
-    local = {index for index, device in enumerate(devices) if device.kind in _CUDA}
+    local = {index for index, device in enumerate(devices) if device.kind in CUDA}
     if any(layer.backend in local and not _cuda_flash(hp, layer.number) for layer in placement.layers):
         return False
     if context.offload_kqv and all(layer.backend != placement.cpu for layer in placement.layers):
