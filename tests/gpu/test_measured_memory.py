@@ -96,3 +96,11 @@ def test_weights_and_caches_are_as_the_log_says(case):
         if logged:  # with split mode tensor the log says one device for all
             assert usage.model == pytest.approx(logged["model"], abs=1 << 20)
             assert usage.context == pytest.approx(logged.get("context", 0), abs=1 << 20)
+
+
+@pytest.mark.parametrize("case", MEASURED["cases"], ids=name)
+def test_what_the_process_takes_of_host_memory_after_the_start(case):
+    host = predicted(case)[0].host
+    taken = case["loaded"]["host"]
+    # Mapped pages of the model apart: they are the kernel's to take back.
+    assert taken["RssAnon"] + taken["RssShmem"] <= host.context + host.compute + host.overhead

@@ -153,12 +153,15 @@ def _compute_buffers(
     owners = tuple(layer for layer in layers if hp.kv_from_start - 2 <= layer.number < hp.kv_from_start)
     placement = _Placement(tuple(layers), output, owners, cpu)
     flash = _flash_attention(model, hp, placement, devices, context)
-    sizes = _sizes(model, hp, placement, devices, context, flash, pipeline, settings.embedding, False)
-    local = [index for index, device in enumerate(devices) if device.kind in CUDA and index in placed]
-    if local and HOST not in placed and len(set(placed)) > 1:
+    # Nothing is pinned where a layer is in memory, and on one device pins are of no consequence.
+    used = set(placed)
+    local = {index for index in used if index != HOST and devices[index].kind in CUDA}
+    pins = len(used) > 1 and HOST not in used and bool(local)
+    every = pins and local == used
+    sizes = _sizes(model, hp, placement, devices, context, flash, pipeline, settings.embedding, every)
+    if pins and not every:
         allocated = _sizes(model, hp, placement, devices, context, flash, pipeline, settings.embedding, True)
-        for index in local:
-            sizes[index] = allocated[index]
+        sizes = [allocated[index] if index in local else size for index, size in enumerate(sizes)]
     return ComputeBuffers(tuple(sizes[:-1]), sizes[-1], True, flash, pipeline)
 
 

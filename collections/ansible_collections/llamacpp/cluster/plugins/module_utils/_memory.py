@@ -19,7 +19,11 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._context import C
 from ansible_collections.llamacpp.cluster.plugins.module_utils._graph_models import builder_for
 from ansible_collections.llamacpp.cluster.plugins.module_utils._hparams import hparams, per_model
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
-from ansible_collections.llamacpp.cluster.plugins.module_utils._overhead import Overhead, process_overhead
+from ansible_collections.llamacpp.cluster.plugins.module_utils._overhead import (
+    Overhead,
+    host_overhead,
+    process_overhead,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import (
     HOST,
     MemoryDevice,
@@ -135,7 +139,13 @@ def estimate(model: ModelFacts, devices: Sequence[MemoryDevice], settings: Setti
                     % (device.name, " (%s)" % device.compute_capability if device.compute_capability else "")
                 )
         found.append(Usage(device.name, weights[index], caches[index], buffers[index], overhead))
-    host = Usage("host", at_host, cache_at_host, compute.host, _host_overhead(model, context))
+    host = Usage(
+        "host",
+        at_host,
+        cache_at_host,
+        compute.host,
+        _host_overhead(model, context, [devices[index] for index in offload_devices(devices, settings)], settings),
+    )
     return Estimate(
         devices=tuple(
             Usage(item.name, host.model, host.context, host.compute, host.overhead) if item.kind == "cpu" else usage
@@ -239,9 +249,10 @@ def _overhead(
     return known[key]
 
 
-def _host_overhead(model: ModelFacts, context: Context) -> int:
-    """What llama-server takes of the head's memory beside its buffers: the rows of logits that it hands out.
+def _host_overhead(model: ModelFacts, context: Context, devices: Sequence[MemoryDevice], settings: Settings) -> int:
+    """What llama-server takes of the head's memory beside its buffers.
 
-    llama_context::output_reserve: one row of logits a slot, in single precision.
+    The rows of logits that it hands out (llama_context::output_reserve: one row a slot, in single precision),
+    and the process itself.
     """
-    return 4 * context.n_seq_max * hparams(model).n_vocab
+    return 4 * context.n_seq_max * hparams(model).n_vocab + host_overhead(devices, settings)

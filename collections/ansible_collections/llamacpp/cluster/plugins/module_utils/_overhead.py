@@ -76,6 +76,10 @@ MEASURED = {
 }
 FALLBACK = "9.0"
 
+# MiB of host memory, the largest of the same measurements: own pages and pages of libraries. Without
+# a GPU: two models of 3 billion weights on a Debian 12 machine.
+HOST_CUDA, HOST_TENSOR_SPLIT, HOST_PROCESSOR = 512, 448, 64
+
 
 def process_overhead(
     model: ModelFacts, settings: Settings, device: MemoryDevice, flash_attn: bool, sequences: int = 1
@@ -105,6 +109,18 @@ def process_overhead(
         started, working = started + constants.tensor_split, working + constants.tensor_split
     pool = pool_bytes(model.tensor_groups, settings.ubatch_size, model.number("expert_used_count", 1), capability)
     return Overhead(started * MIB, working * MIB + pool, capability in MEASURED and hardware == "cuda")
+
+
+def host_overhead(devices: Iterable[MemoryDevice], settings: Settings) -> int:
+    """Return what llama-server takes of the head's memory beside its buffers, before it has served anybody.
+
+    Code, vocabulary and what CUDA keeps; more with a tensor split (NCCL). ``devices``: those that
+    it uses itself. Prompts that it keeps for later come on top, up to ``--cache-ram`` (8 GiB by
+    default) and the checkpoints of recurrent and sliding caches: they are not counted here.
+    """
+    if all(device.kind in ("rpc", "cpu") for device in devices):
+        return HOST_PROCESSOR * MIB
+    return (HOST_CUDA + (HOST_TENSOR_SPLIT if settings.split_mode == "tensor" else 0)) * MIB
 
 
 def pool_bytes(groups: Iterable[TensorGroup], ubatch: int, experts_used: int, capability: str) -> int:

@@ -107,7 +107,14 @@ def test_memory_as_a_device_shows_the_host():
 
 
 def test_logits_are_handed_out_in_memory():
-    assert estimate(llama(), [CUDA], Settings(ctx_size=4096, parallel=4)).host.overhead == 4 * 4 * 32000
+    of_slots = [estimate(llama(), [CUDA], Settings(ctx_size=4096, parallel=slots)).host.overhead for slots in (1, 4)]
+    assert of_slots[1] - of_slots[0] == 3 * 4 * 32000
+
+
+def test_a_process_takes_memory_of_its_own():
+    alone = estimate(llama(), [], Settings(ctx_size=4096)).host.overhead
+    behind = estimate(llama(), [MemoryDevice("RPC0", "rpc", GIB, GIB)], Settings(ctx_size=4096)).host.overhead
+    assert 0 < alone == behind < estimate(llama(), [CUDA], Settings(ctx_size=4096)).host.overhead
 
 
 def test_devices_that_compute_together_have_a_part_of_each_layer():

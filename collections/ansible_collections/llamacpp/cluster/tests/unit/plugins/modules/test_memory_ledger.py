@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from ansible_collections.llamacpp.cluster.plugins.modules import memory_ledger
 
 MIB = 1 << 20
@@ -41,7 +43,9 @@ def test_a_ledger_without_drift(run_module):
 
 
 def test_drift_fails_with_the_numbers(run_module):
-    result = run_module(memory_ledger, plan=PLAN, reality=taken(1257), margin_mib=256)
+    plan = copy.deepcopy(PLAN)
+    plan["instances"][0]["devices"][0]["host"] = False
+    result = run_module(memory_ledger, plan=plan, reality=taken(1257), margin_mib=256)
     assert result["failed"] is True
     assert "demo on CPU of node1: it takes 257 MiB more than planned" in result["msg"]
     assert "predicted 1000" in result["msg"]
