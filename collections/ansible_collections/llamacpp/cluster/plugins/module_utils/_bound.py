@@ -102,7 +102,8 @@ def bound(
         scores += _converted(model, context)
     cells = _cells(model, context)
     # Products with matrices in memory are made on the first device that can, from a copy.
-    copied = max(_experts(model), default=0) if any(device.kind in OFFLOADS for device in devices) else 0
+    helper = next((index for index, device in enumerate(devices) if device.kind in OFFLOADS), -1)
+    copied = max(_experts(model), default=0) if helper >= 0 else 0
     widest = copied if settings.cpu_moe or settings.n_cpu_moe else 0
     found = [0] * len(devices)
     # Experts in memory are computed there, and what comes out lies there.
@@ -118,8 +119,8 @@ def bound(
             size += entering
         if placed[layer] == HOST:
             host = max(host, size)
-            size += copied
-            found = [max(item, size) for item in found]
+            if helper >= 0:
+                found[helper] = max(found[helper], size + copied)
         else:
             found[placed[layer]] = max(found[placed[layer]], size)
             if layer < kept:
@@ -129,10 +130,6 @@ def bound(
         host = max(host, logits)
     else:
         found[placed[-1]] = max(found[placed[-1]], logits)
-    # A device that llama-server uses but that holds nothing computes nothing.
-    idle = set(range(len(devices))) - {index for index in placed if index != HOST}
-    if HOST not in placed:
-        found = [0 if index in idle else item for index, item in enumerate(found)]
     return ComputeBuffers(tuple(found), host, False, flash, pipeline)
 
 
