@@ -89,6 +89,13 @@ def test_what_a_process_takes_after_requests(case):
 
 
 @pytest.mark.parametrize("case", MEASURED["cases"], ids=name)
+def test_what_a_process_takes_after_the_start_is_no_more(case):
+    found, order = predicted(case)
+    for real, device in zip(case["loaded"]["process"], order, strict=True):
+        assert real <= found.devices[device].total
+
+
+@pytest.mark.parametrize("case", MEASURED["cases"], ids=name)
 def test_weights_and_caches_are_as_the_log_says(case):
     found, _order = predicted(case)
     for usage in found.devices:

@@ -160,10 +160,6 @@ class Cursor:
             raise self.fail("a string of %d bytes cannot be in a file of %d bytes" % (value, self.total), start)
         return value
 
-    def raw_string(self) -> bytes:
-        """Return the next string as it is in the file."""
-        return self.take(self.length())
-
     def skip_strings(self, count: int) -> None:
         """Pass over ``count`` strings; the hot loop of every header."""
         if count > self._strings_left:

@@ -35,7 +35,6 @@ RESET_REQUIRED = 16
 VERSION_MISMATCH = 18
 ARGUMENT_VERSION_MISMATCH = 25
 DEPRECATED = 26
-GPU_NOT_FOUND = 28
 UNKNOWN = 999
 # "This GPU or this driver has no such thing": no fault, there is just nothing to say.
 NOTHING_TO_SAY = frozenset(

@@ -7,8 +7,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from typing import Any
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils._textfile import bring
 
 BLOCK = 1 << 20
 
@@ -48,10 +49,4 @@ class HashCache:
         """Add an entry; files that are gone are forgotten."""
         entries = {key: value for key, value in self.entries().items() if os.path.exists(key)}
         entries[real] = entry
-        directory = os.path.dirname(str(self.path))
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=directory)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(entries, stream, indent=1, sort_keys=True)
-        os.chmod(temporary, 0o644)
-        os.rename(temporary, str(self.path))
+        bring(str(self.path), json.dumps(entries, indent=1, sort_keys=True))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._ggml_types import FILE_TYPES
@@ -166,10 +166,6 @@ class ModelFacts:
             for item in data["tensor_groups"]
         )
         return cls(**values)
-
-    def with_sha256(self, sha256: str) -> ModelFacts:
-        """Return the same with the checksum that was verified."""
-        return replace(self, sha256=sha256)
 
 
 def describe(headers: Sequence[Header], files: Sequence[str], sha256: str | None = None) -> ModelFacts:

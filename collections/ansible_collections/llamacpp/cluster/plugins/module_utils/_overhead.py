@@ -44,13 +44,12 @@ SCAN_SEQUENCES = 3
 class Constants(NamedTuple):
     """MiB of a process on one GPU.
 
-    ``started``: after the start. The others count in its place after requests, the largest that
-    applies: ``working`` always, ``single`` with matrices in f32, ``half`` with such in f16 or bf16,
-    ``no_flash`` without flash attention, ``scan`` with a state space of Mamba 2, and
-    ``scan_sequence`` more for each of its next two sequences. ``tensor_split`` (NCCL) comes on top.
+    What it takes after requests is the largest that applies: ``working`` always, ``single`` with
+    matrices in f32, ``half`` with such in f16 or bf16, ``no_flash`` without flash attention, ``scan``
+    with a state space of Mamba 2, and ``scan_sequence`` more for each of its next two sequences.
+    ``tensor_split`` (NCCL) comes on top.
     """
 
-    started: int
     working: int
     single: int
     half: int
@@ -61,18 +60,18 @@ class Constants(NamedTuple):
 
 
 class Overhead(NamedTuple):
-    """Bytes on one GPU: after the ``started`` server answers, and once it is ``working``; whether ``measured``."""
+    """Bytes on one GPU once it is ``working``, and whether they were ``measured``.
 
-    started: int
+    A server that was never asked anything takes some 10 to 190 MiB less.
+    """
+
     working: int
     measured: bool
 
 
 # The largest value of the class in any case, and 2 MiB or more on top, the granularity of the driver.
 MEASURED = {
-    "9.0": Constants(
-        started=596, working=608, single=714, half=730, no_flash=740, scan=722, scan_sequence=32, tensor_split=860
-    ),
+    "9.0": Constants(working=608, single=714, half=730, no_flash=740, scan=722, scan_sequence=32, tensor_split=860),
 }
 FALLBACK = "9.0"
 
@@ -84,14 +83,14 @@ HOST_CUDA, HOST_TENSOR_SPLIT, HOST_PROCESSOR = 512, 448, 64
 def process_overhead(
     model: ModelFacts, settings: Settings, device: MemoryDevice, flash_attn: bool, sequences: int = 1
 ) -> Overhead:
-    """Return what the process takes on ``device`` beside its buffers; nothing on a device that is no NVIDIA GPU.
+    """Return what the process takes on ``device`` beside its buffers; nothing on a processor.
 
     ``sequences``: slots that decode side by side. Other GPUs than NVIDIA's were never measured:
     they get what NVIDIA's do, as a guess that is marked.
     """
     hardware = device.hardware
     if hardware == "cpu":
-        return Overhead(0, 0, True)
+        return Overhead(0, True)
     capability = device.compute_capability or ""
     constants = MEASURED.get(capability, MEASURED[FALLBACK])
     working = constants.working
@@ -104,11 +103,10 @@ def process_overhead(
         working = max(working, constants.no_flash)
     if any(group.name.startswith(_SCAN) and group.shape[0] == 1 for group in model.tensor_groups):
         working = max(working, constants.scan) + constants.scan_sequence * (min(sequences, SCAN_SEQUENCES) - 1)
-    started = constants.started
     if settings.split_mode == "tensor":
-        started, working = started + constants.tensor_split, working + constants.tensor_split
+        working += constants.tensor_split
     pool = pool_bytes(model.tensor_groups, settings.ubatch_size, model.number("expert_used_count", 1), capability)
-    return Overhead(started * MIB, working * MIB + pool, capability in MEASURED and hardware == "cuda")
+    return Overhead(working * MIB + pool, capability in MEASURED and hardware == "cuda")
 
 
 def host_overhead(devices: Iterable[MemoryDevice], settings: Settings) -> int:

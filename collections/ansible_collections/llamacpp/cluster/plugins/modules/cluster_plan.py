@@ -122,8 +122,6 @@ plan:
 """
 
 import gc
-import os
-import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -135,6 +133,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._parse_instance i
 from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import Plan, make_plan, plan_json
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import PlanError, Problem
 from ansible_collections.llamacpp.cluster.plugins.module_utils._sources import Found, Looked
+from ansible_collections.llamacpp.cluster.plugins.module_utils._textfile import bring
 
 
 def without_keys(instances: Any) -> Any:
@@ -157,31 +156,6 @@ def read_model(result: dict[str, Any]) -> Looked | str:
     if "gguf" in result:
         return {"": Found.from_result(result)}
     return str(result.get("msg") or "its header was not read")
-
-
-def write(module: AnsibleModule, plan: Plan) -> dict[str, Any]:
-    """Bring ``dest`` to the plan; return changed and diff."""
-    dest = module.params["dest"]
-    after = plan_json(plan)
-    try:
-        with open(dest, encoding="utf-8") as stream:
-            before = stream.read()
-    except FileNotFoundError:
-        before = ""
-    if before == after:
-        return {"changed": False}
-    if not module.check_mode:
-        directory = os.path.dirname(dest) or "."
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".plan.", dir=directory)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(after)
-        os.chmod(temporary, 0o644)
-        os.rename(temporary, dest)
-    return {
-        "changed": True,
-        "diff": {"before_header": dest, "after_header": dest, "before": before, "after": after},
-    }
 
 
 def plan_or_problems(params: dict[str, Any], declared: Declared) -> tuple[Plan, list[Problem]]:
@@ -241,7 +215,7 @@ def main() -> None:
     result: dict[str, Any] = {"changed": False}
     if params["dest"]:
         try:
-            result = write(module, plan)
+            result = bring(params["dest"], plan_json(plan), module.check_mode)
         except OSError as error:
             module.fail_json(msg="dest = %s: the plan cannot be written: %s" % (params["dest"], error))
     module.exit_json(plan=plan, **result)

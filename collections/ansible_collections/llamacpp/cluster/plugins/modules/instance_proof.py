@@ -112,6 +112,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._proof import (
     model_buffers,
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._systemd import PROPERTIES, parse_show
+from ansible_collections.llamacpp.cluster.plugins.module_utils._textfile import bring
 
 LOG_LINES = 25
 PROOFS = "/run/llamacpp-proofs"
@@ -200,10 +201,7 @@ class Proof:
         found = model_buffers(self.journal("_SYSTEMD_INVOCATION_ID=%s" % invocation))
         if not found:
             return None
-        os.makedirs(PROOFS, mode=0o755, exist_ok=True)
-        with open(remembered + ".new", "w", encoding="utf-8") as stream:
-            json.dump({"invocation": invocation, "buffers": found}, stream)
-        os.rename(remembered + ".new", remembered)
+        bring(remembered, json.dumps({"invocation": invocation, "buffers": found}))
         return found
 
     def fabric_counter(self) -> int:

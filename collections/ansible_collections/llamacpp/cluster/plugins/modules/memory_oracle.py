@@ -76,6 +76,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._oracle import as
 from ansible_collections.llamacpp.cluster.plugins.module_utils._oracle_run import Answer, OracleError
 from ansible_collections.llamacpp.cluster.plugins.module_utils._rpc_simulated import SimulatedDevice
 from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import Refused
+from ansible_collections.llamacpp.cluster.plugins.module_utils._textfile import bring
 
 PROOFS = "/run/llamacpp-proofs"
 
@@ -112,10 +113,7 @@ def recall(path: str, key: str) -> dict[str, Any] | None:
 
 def remember(path: str, key: str, devices: dict[str, Any]) -> None:
     """Keep an answer."""
-    os.makedirs(PROOFS, mode=0o755, exist_ok=True)
-    with open(path + ".new", "w", encoding="utf-8") as stream:
-        json.dump({"question": key, "devices": devices}, stream)
-    os.rename(path + ".new", path)
+    bring(path, json.dumps({"question": key, "devices": devices}))
 
 
 def as_data(answer: Answer) -> dict[str, Any]:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _compute_graph
@@ -158,7 +160,10 @@ def test_all_layers_give_what_a_few_give(llama, gemma, monkeypatch):
     every = [
         mib(
             buffers(
-                facts.with_sha256("another, so that nothing is remembered"), workers(count), ubatch_size=480, **given
+                replace(facts, sha256="another, so that nothing is remembered"),
+                workers(count),
+                ubatch_size=480,
+                **given,
             )
         )
         for facts, count, given in cases
