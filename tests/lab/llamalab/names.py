@@ -12,7 +12,17 @@ from dataclasses import dataclass
 
 #: Labs by name with their index; the index gives each its own networks, so that they can be
 #: up side by side (the demo keeps running while the tests use theirs).
-LABS: dict[str, int] = {"lab": 0, "test": 1, "molecule": 2, "bench": 3, "faults": 4}
+LABS: dict[str, int] = {
+    "lab": 0,
+    "test": 1,
+    "molecule": 2,
+    "bench": 3,
+    "faults": 4,
+    "toolchains": 5,
+    "backends": 6,
+    "bundle": 7,
+    "el": 8,
+}
 
 #: Debian releases that a node can run.
 SUITES: tuple[str, ...] = ("bookworm", "bullseye", "trixie")
@@ -56,7 +66,7 @@ class Lab:
 
     @property
     def index(self) -> int:
-        """0 to 3."""
+        """Its place in :data:`LABS`."""
         return LABS[self.name]
 
     @property
