@@ -15,6 +15,16 @@ description:
     C(python3-apt) is not there yet; this module needs nothing but the package manager.
   - Never upgrades a package that is installed.
 options:
+  repository:
+    description:
+      - Directory on the node with packages to install from, instead of all repositories that the node knows. As
+        M(llamacpp.cluster.package_bundle) makes it, C(.deb) files with their index C(Packages), or C(.rpm) files with
+        C(repodata).
+      - The node's own lists of repositories are neither read nor changed.
+      - Empty means the node's own repositories.
+    type: str
+    default: ""
+    version_added: 0.3.0
   name:
     description: Names of the packages.
     type: list
@@ -33,6 +43,11 @@ EXAMPLES = r"""
 - name: Install what the build needs
   llamacpp.cluster.packages:
     name: [cmake, g++, ninja-build, ccache]
+
+- name: Install it on a node without a network
+  llamacpp.cluster.packages:
+    name: [cmake, g++, ninja-build, ccache]
+    repository: /var/cache/llamacpp/packages
 """
 
 RETURN = r"""
@@ -48,6 +63,15 @@ import shutil
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._bundle_packages import (
+    APT_LISTS,
+    INDEX,
+    apt_files,
+    apt_options,
+    dnf_options,
+    index_versions,
+    lacking,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._command import run_with_status
 from ansible_collections.llamacpp.cluster.plugins.module_utils._packages import (
     DPKG_STATUS,
@@ -56,6 +80,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._packages import 
     missing,
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
+from ansible_collections.llamacpp.cluster.plugins.module_utils._textfile import bring
 
 LOCK_SECONDS = 300
 TAIL = 1500
@@ -92,26 +117,62 @@ def apt_get(arguments: list[str], progress: Progress) -> tuple[int, str]:
 
 def install(module: AnsibleModule, names: list[str], progress: Progress) -> None:
     """Install (in check mode, rehearse the installation of) packages."""
+    repository = module.params["repository"]
+    if repository and module.check_mode and not os.path.isdir(repository):
+        return  # It would be there by now.
     if shutil.which("apt-get"):
-        flags = ["--simulate"] if module.check_mode else []
-        rc, output = apt_get(["install", "--no-install-recommends", *flags, *names], progress)
-        if rc != 0 and not module.check_mode:
-            # The lists may be missing or stale: fetch them and try once more.
-            progress.say("fetching the package lists", now=True)
-            apt_get(["update"], progress)
-            rc, output = apt_get(["install", "--no-install-recommends", *names], progress)
-        if rc != 0 and not (module.check_mode and _no_lists()):
-            raise PackageError("apt-get install %s failed:\n%s" % (" ".join(names), output[-TAIL:]))
+        if repository:
+            _apt_from(repository, names, progress, module.check_mode)
+        else:
+            _apt(names, progress, module.check_mode)
         return
     dnf = shutil.which("dnf")
     if not dnf:
         raise PackageError("neither apt-get nor dnf is there to install %s" % ", ".join(names))
     progress.say("installing %s" % ", ".join(names), now=True)
-    rc, out, err = module.run_command(
-        [dnf, "--quiet", "--assumeno" if module.check_mode else "--assumeyes", "install", *names]
-    )
+    options = dnf_options(repository) if repository else []
+    answer = "--assumeno" if module.check_mode else "--assumeyes"
+    rc, out, err = module.run_command([dnf, "--quiet", *options, answer, "install", *names])
     if rc != 0 and not module.check_mode:
-        raise PackageError("dnf install %s failed:\n%s" % (" ".join(names), (err or out)[-TAIL:]))
+        raise PackageError("dnf install %s%s failed:\n%s" % (" ".join(names), _from(repository), (err or out)[-TAIL:]))
+
+
+def _apt(names: list[str], progress: Progress, check_mode: bool) -> None:
+    """Install with apt from the repositories that the node knows."""
+    flags = ["--simulate"] if check_mode else []
+    rc, output = apt_get(["install", "--no-install-recommends", *flags, *names], progress)
+    if rc != 0 and not check_mode:
+        # The lists may be missing or stale: fetch them and try once more.
+        progress.say("fetching the package lists", now=True)
+        apt_get(["update"], progress)
+        rc, output = apt_get(["install", "--no-install-recommends", *names], progress)
+    if rc != 0 and not (check_mode and _no_lists()):
+        raise PackageError("apt-get install %s failed:\n%s" % (" ".join(names), output[-TAIL:]))
+
+
+def _apt_from(repository: str, names: list[str], progress: Progress, check_mode: bool) -> None:
+    """Install with apt from one directory, without a look at the node's own repositories."""
+    with open(os.path.join(repository, INDEX), encoding="utf-8") as stream:
+        absent = lacking(names, index_versions(stream))
+    if absent:
+        raise PackageError(
+            "%s has no package %s: run playbooks/bundle.yml for this inventory again" % (repository, ", ".join(absent))
+        )
+    if check_mode:
+        return
+    os.makedirs(os.path.join(repository, APT_LISTS, "partial"), exist_ok=True)
+    for path, content in apt_files(repository).items():
+        bring(path, content)
+    options = apt_options(repository)
+    rc, output = apt_get([*options, "update"], progress)
+    if rc == 0:
+        rc, output = apt_get([*options, "install", "--no-install-recommends", *names], progress)
+    if rc != 0:
+        raise PackageError("apt-get install %s%s failed:\n%s" % (" ".join(names), _from(repository), output[-TAIL:]))
+
+
+def _from(repository: str) -> str:
+    return " from %s alone" % repository if repository else ""
 
 
 def _no_lists() -> bool:
@@ -125,6 +186,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "list", "elements": "str", "required": True},
+            "repository": {"type": "str", "default": ""},
             "progress_file": {"type": "path"},
         },
         supports_check_mode=True,
