@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -186,8 +187,21 @@ def test_roots_are_named_after_what_they_are_made_from(monkeypatch: pytest.Monke
     assert roots.key("bookworm") != before
 
 
+def test_the_simulated_el_host_is_made_from_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recipe = roots.recipe("simulated-el8")
+    assert recipe.debian == "bookworm"
+    assert "python3-apt" not in recipe.packages
+    assert {"customize.sh", "redhat-release", "gcc-toolset.spec"} <= {path.name for path in recipe.files}
+    shutil.copytree(roots.EL8_DIRECTORY, tmp_path / "copy")
+    monkeypatch.setattr(roots, "EL8_DIRECTORY", tmp_path / "copy")
+    assert roots.key("simulated-el8") == recipe.key
+    with (tmp_path / "copy" / "specs" / "gcc.spec").open("a") as spec:
+        spec.write("# changed\n")
+    assert roots.key("simulated-el8") != recipe.key
+
+
 def test_progress_of_mmdebstrap() -> None:
-    assert roots.phase("I: downloading packages with apt...") == "step 2 of 6, downloading packages"
+    assert roots.phase("I: downloading packages with apt...") == "step 2 of 7, downloading packages"
     assert roots.phase("I: something else") is None
 
 

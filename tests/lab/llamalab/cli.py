@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NODE=SUITE",
-        help=f"a node's Debian release: {', '.join(SUITES)} (may be repeated)",
+        help=f"what a node runs: {', '.join(SUITES)} (may be repeated)",
     )
     command.add_argument("--owner-pid", type=int, metavar="PID", help="take the lab down when this process ends")
     _common(command, check=True)
@@ -127,7 +127,7 @@ def show(status: dict[str, Any]) -> str:
     for name, node in status["nodes"].items():
         cut = f"  cut off: {', '.join(node['cut'])}" if node["cut"] else ""
         lines.append(
-            f"  {name:<8}{node['state']:<9}{node['suite']:<10}"
+            f"  {name:<8}{node['state']:<9}{node['suite']:<15}"
             f"{node['management']:<14}{node['fabric']:<14}{cut}".rstrip()
         )
     return "\n".join(lines)

@@ -24,8 +24,11 @@ LABS: dict[str, int] = {
     "el": 8,
 }
 
-#: Debian releases that a node can run.
-SUITES: tuple[str, ...] = ("bookworm", "bullseye", "trixie")
+#: A Debian root with dnf, rpm and the name of Rocky Linux 8.10: enough for what installs packages, no more.
+SIMULATED_EL8 = "simulated-el8"
+
+#: What a node can run: releases of Debian, and the simulation.
+SUITES: tuple[str, ...] = ("bookworm", "bullseye", "trixie", SIMULATED_EL8)
 DEFAULT_SUITE = "bookworm"
 
 #: The networks of a lab: name -> (interface inside a node, third octet of the address, letter

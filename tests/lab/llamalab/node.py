@@ -13,6 +13,7 @@ from .names import (
     NODE_USER,
     PROXY_ADDRESS,
     PROXY_PORT,
+    SIMULATED_EL8,
     Lab,
     LabError,
 )
@@ -89,6 +90,7 @@ def seed(lab: Lab, record: LabRecord, node: str) -> None:
         host.make_directory(home / part)
     lower = roots.path(known.root)
     apt = f'Acquire::http::Proxy "http://{PROXY_ADDRESS}:{PROXY_PORT}";\nAcquire::Languages "none";\n'
+    packages = {} if known.suite == SIMULATED_EL8 else {"/etc/apt/apt.conf.d/90lab": apt}
     ssh = state_directory(lab) / "ssh"
     host_key = ssh / "host_keys" / node
     files = {
@@ -97,7 +99,7 @@ def seed(lab: Lab, record: LabRecord, node: str) -> None:
         # Without name servers a lookup fails at once; with one that is out of reach every
         # gathering of facts would wait 10 s for it.
         "/etc/resolv.conf": "",
-        "/etc/apt/apt.conf.d/90lab": apt,
+        **packages,
         "/etc/systemd/journald.conf.d/10-lab.conf": ("[Journal]\nStorage=persistent\nSystemMaxUse=64M\n"),
         "/etc/ssh/sshd_config.d/10-lab.conf": (
             "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\nGSSAPIAuthentication no\nPasswordAuthentication no\n"

@@ -1,4 +1,4 @@
-"""Debian roots: made once per suite with mmdebstrap, then shared read-only by all nodes.
+"""Roots: made once per suite with mmdebstrap, then shared read-only by all nodes.
 
 A root is complete or not there: it is made in a directory beside its place and renamed. Its name
 carries a hash of what it was made from, so that a change of this file makes new roots and leaves
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import host, record
-from .names import NODE_UID, NODE_USER, PROXY_ADDRESS, PROXY_PORT, LabError
+from .names import DEFAULT_SUITE, NODE_UID, NODE_USER, PROXY_ADDRESS, PROXY_PORT, SIMULATED_EL8, LabError
 
 #: What a freshly installed Debian server has and the lab's nodes therefore have too. Ansible's
 #: apt module needs python3-apt even to say what it would do.
@@ -47,6 +49,15 @@ for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.tim
 done
 """
 
+#: What turns a Debian root into a simulated EL host, and what it needs for that: dnf and rpm, the tools that the RPMs
+#: of its repositories link to, and what makes these RPMs.
+EL8_DIRECTORY = Path(__file__).resolve().parents[1] / "simulated_el8"
+EL8_PACKAGES = (
+    *("dnf", "dnf-plugins-core", "python3-dnf", "rpm", "createrepo-c"),
+    *("gcc", "g++", "gcc-11", "g++-11", "gcc-12", "g++-12"),
+    *("ccache", "cmake", "make", "nftables", "ninja-build", "patch"),
+)
+
 #: mmdebstrap's messages, in order, for "step k of n".
 _PHASES = (
     ("running apt-get update", "reading package lists"),
@@ -54,14 +65,50 @@ _PHASES = (
     ("extracting archives", "unpacking"),
     ("installing essential", "installing essential packages"),
     ("installing remaining", "installing the other packages"),
+    ("running --customize-hook", "making it a node of the lab"),
     ("cleaning package lists", "cleaning up"),
 )
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What a root is made from: ``debian`` is the release of Debian below it."""
+
+    suite: str
+    debian: str
+    packages: tuple[str, ...]
+    hooks: tuple[str, ...]
+    skip: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The directory name of the root, such as ``bookworm-1a2b3c4d5e6f``."""
+        names = dict.fromkeys([self.suite, self.debian])  # one name where they are the same
+        digest = hashlib.sha256("\n".join([*names, *self.packages, CUSTOMIZE, *self.skip]).encode())
+        for file in self.files:
+            digest.update(f"\n{file.name}\n".encode() + file.read_bytes())
+        return f"{self.suite}-{digest.hexdigest()[:12]}"
+
+
+def recipe(suite: str) -> Recipe:
+    """What the root of a suite is made from."""
+    if suite != SIMULATED_EL8:
+        return Recipe(suite, suite, PACKAGES, (CUSTOMIZE,))
+    files = tuple(path for path in sorted(EL8_DIRECTORY.rglob("*")) if path.is_file() and path.suffix != ".pyc")
+    return Recipe(
+        suite,
+        DEFAULT_SUITE,
+        (*(package for package in PACKAGES if package != "python3-apt"), *EL8_PACKAGES),
+        (CUSTOMIZE, f'sh {shlex.quote(str(EL8_DIRECTORY / "customize.sh"))} "$1"'),
+        skip=("cleanup/apt",),  # apt is gone by then
+        files=files,
+    )
+
+
 def key(suite: str) -> str:
     """The directory name of a suite's root, such as ``bookworm-1a2b3c4d5e6f``."""
-    recipe = "\n".join([suite, *PACKAGES, CUSTOMIZE])
-    return f"{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    return recipe(suite).key
 
 
 def path(name: str) -> Path:
@@ -105,17 +152,19 @@ def clean_all() -> None:
 
 
 def _make(suite: str, name: str) -> None:
-    host.say(f"making the {suite} root with mmdebstrap, once (about half a minute)")
+    host.say(f"making the {suite} root with mmdebstrap, once (half a minute to two)")
     begin = time.monotonic()
     target = path(name).with_name(f".{name}.{os.getpid()}")
+    made_from = recipe(suite)
     proxy = f'Acquire::http::Proxy "http://{PROXY_ADDRESS}:{PROXY_PORT}";'
     mmdebstrap = [
         *("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"),
-        f"--include={','.join(PACKAGES)}",
+        f"--include={','.join(made_from.packages)}",
         f"--aptopt={proxy}",
         "--dpkgopt=force-unsafe-io",
-        f"--customize-hook={CUSTOMIZE}",
-        *(suite, str(target)),
+        *(f"--customize-hook={hook}" for hook in made_from.hooks),
+        *(f"--skip={step}" for step in made_from.skip),
+        *(made_from.debian, str(target)),
     ]
     # In a pid namespace of its own, and killed with us: whatever ends labctl ends the build.
     # The check of $PPID covers a labctl that died before the kernel was told to watch it.

@@ -6,7 +6,7 @@ description:
   - Runs C(tests/lab/labctl.py) on the control node and shows its progress while it works.
 options:
   name:
-    description: Which lab; V(lab), V(test), V(molecule), V(bench) or V(faults). They can be up side by side.
+    description: Which lab; C(tests/lab/README.md) lists them. They can be up side by side.
     type: str
     default: lab
   state:
@@ -19,7 +19,7 @@ options:
     type: int
     default: 3
   suites:
-    description: Debian release by node where it is not bookworm, such as C({node2&#58; bullseye}).
+    description: What a node runs where it is not Debian bookworm, such as C({node2&#58; bullseye}).
     type: dict
     default: {}
   owner_pid:
