@@ -8,8 +8,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
-from ansible_collections.llamacpp.cluster.plugins.filter.release import build_platform
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _bundle_models, _bundle_needs
+
+# So many names of one kind are shown; wheels are dozens.
+NAMES_SHOWN = 4
 
 
 def from_bundle(instances: Any, opened: Mapping[str, Any]) -> Any:
@@ -21,8 +23,69 @@ def from_bundle(instances: Any, opened: Mapping[str, Any]) -> Any:
 
 def bundle_system(node: Mapping[str, Any]) -> str:
     """Name the system that a node's packages are for, as ``debian-12-x86_64``."""
-    platform = build_platform(node)
-    return "%s-%s" % (platform["os"], platform["machine"])
+    system = node["os"]
+    # Minor releases of Debian and EL install each other's packages; those of Ubuntu are systems of their own.
+    version = str(system["version"]) if system["id"] == "ubuntu" else str(system["version"]).split(".", 1)[0]
+    return "%s-%s-%s" % (system["id"], version, node["machine"])
+
+
+def bundle_toolchain(toolchains: Sequence[Mapping[str, Any]], what: str = "packages") -> list[str]:
+    """List what compilers consist of: packages of the distribution, or wheels where the toolkit comes from an index."""
+    found: list[str] = []
+    for toolchain in toolchains:
+        gcc, cuda = toolchain.get("gcc") or {}, toolchain.get("cuda") or {}
+        from_index = cuda.get("provider") == "pip"
+        if what == "packages":
+            found += gcc.get("packages") or []
+        if from_index == (what == "wheels"):
+            found += cuda.get("packages") or []
+    return list(dict.fromkeys(found))
+
+
+def bundle_files(
+    sources: Mapping[str, Any],
+    pages: Mapping[str, Any],
+    models: Sequence[Mapping[str, Any]],
+    packages: Sequence[Mapping[str, Any]],
+    releases: Mapping[str, Mapping[str, Any]],
+    cache: str,
+) -> list[dict[str, Any]]:
+    """List what is packed, for the option C(files) of bundle.
+
+    ``sources`` and ``pages``: results of loops of llama_source and llama_ui. ``models``: of :func:`planned_models`.
+    ``packages``: facts C(bundle_node) of the nodes that collected, with C(versions). ``releases``: of the plan.
+    """
+    found: list[dict[str, Any]] = []
+    for result in _done(sources):
+        details = {"release": result["item"]["release"]}
+        found.append({"kind": "source", "file": result["archive"], "details": details})
+        found += [{"kind": "patch", "file": patch["path"], "name": patch["name"]} for patch in result["patches"]]
+    for result in _done(pages):
+        found.append({"kind": "ui", "file": result["archive"], "details": {"release": result["item"]["release"]}})
+    for item in models:
+        entry = {"kind": "model", "file": item["path"] or fetched_model(item, cache), "folder": item["folder"]}
+        # llama.cpp reads a model by the name that it has in the store, whatever its file is called here.
+        found.append({**entry, "name": item["name"], "sha256": item["sha256"], "details": item["details"]})
+    for entry in packages:
+        details = {"needed_by": entry["nodes"], "requested": entry["packages"], "versions": entry["versions"]}
+        file = os.path.join(cache, "bundle", entry["system"] + ".tar")
+        found.append({"kind": "packages", "file": file, "name": entry["system"], "details": details})
+    for name, release in releases.items():
+        archive = os.path.join(cache, "releases", name + ".tar.gz")
+        if os.path.isfile(archive) and os.path.isfile(archive + ".sha256"):
+            details = {"needed_by": release["nodes"], "release": release["inputs"].get("release", "")}
+            found.append({"kind": "release", "file": archive, "name": name, "details": details})
+    return found
+
+
+def fetched_model(item: Mapping[str, Any], cache: str) -> str:
+    """Return where a model from an address is kept until it is packed."""
+    return os.path.join(cache, "bundle", "models", item["folder"], item["name"])
+
+
+def _done(registered: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the results of a loop that were not skipped."""
+    return [result for result in registered.get("results", []) if not result.get("skipped")]
 
 
 def bundle_missing(
@@ -31,8 +94,7 @@ def bundle_missing(
     instances: Any = (),
     nodes: Mapping[str, Mapping[str, Any]] | None = None,
     sources: Mapping[str, Sequence[str]] | None = None,
-    releases: Mapping[str, Mapping[str, Any]] | None = None,
-    installed: Mapping[str, Sequence[str]] | None = None,
+    todo: Sequence[Mapping[str, Any]] = (),
     cache: str = "",
 ) -> str:
     """Say in one message everything that a run needs and an opened bundle lacks; empty when it lacks nothing."""
@@ -41,16 +103,26 @@ def bundle_missing(
     missing = _bundle_needs.missing_models(instances, opened, [path for path in paths if os.path.isfile(path)])
     missing += _bundle_needs.missing_sources(sources or {}, members)
     missing += _bundle_needs.missing_packages(nodes or {}, members)
-    if releases:
-        files = [
-            "%s/%s" % (folder, name)
-            for folder in ("sources", "patches", "releases")
-            if os.path.isdir(os.path.join(cache, folder))
-            for name in os.listdir(os.path.join(cache, folder))
-        ]
-        missing += _bundle_needs.missing_releases(releases, files, installed or {})
+    kept = [
+        "%s/%s" % (folder, name)
+        for folder in ("sources", "patches")
+        if os.path.isdir(os.path.join(cache, folder))
+        for name in os.listdir(os.path.join(cache, folder))
+    ]
+    missing += _bundle_needs.missing_builds(todo, kept)
     about = dict(opened["manifest"]["about"], created_at=opened["manifest"]["created_at"])
     return _bundle_needs.message(bundle, missing, about)
+
+
+def bundle_table(manifest: Mapping[str, Any], bundle: str) -> str:
+    """Say what is in a bundle: files and MiB of each kind, for people."""
+    rows = []
+    for kind in sorted({member["kind"] for member in manifest["members"]}):
+        members = [member for member in manifest["members"] if member["kind"] == kind]
+        size = sum(member["bytes"] for member in members)
+        names = ", ".join(sorted(member["name"] for member in members)) if len(members) <= NAMES_SHOWN else ""
+        rows.append("%-9s %4d files %9.1f MiB  %s" % (kind, len(members), size / (1 << 20), names))
+    return "\n".join([bundle, *(row.rstrip() for row in rows)])
 
 
 class FilterModule:
@@ -62,5 +134,9 @@ class FilterModule:
             "from_bundle": from_bundle,
             "bundle_models": _bundle_models.planned_models,
             "bundle_system": bundle_system,
+            "bundle_toolchain": bundle_toolchain,
+            "bundle_files": bundle_files,
             "bundle_missing": bundle_missing,
+            "bundle_model_file": fetched_model,
+            "bundle_table": bundle_table,
         }

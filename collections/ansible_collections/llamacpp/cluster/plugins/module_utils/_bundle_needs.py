@@ -4,14 +4,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._bundle import REMEDY
 from ansible_collections.llamacpp.cluster.plugins.module_utils._bundle_models import redirected, unreachable_models
-
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
+from ansible_collections.llamacpp.cluster.plugins.module_utils._llama_source import archive_name
 
 
 def missing_models(instances: Any, opened: Mapping[str, Any], there: Iterable[str]) -> list[str]:
@@ -39,30 +37,29 @@ def missing_packages(nodes: Mapping[str, Mapping[str, Any]], members: Sequence[M
     return ["packages of %s (%s) for %s" % (system, names, ", ".join(who)) for (system, names), who in gaps.items()]
 
 
-def missing_releases(
-    releases: Mapping[str, Mapping[str, Any]], files: Iterable[str], installed: Mapping[str, Sequence[str]]
-) -> list[str]:
+def missing_builds(todo: Sequence[Mapping[str, Any]], files: Iterable[str]) -> list[str]:
     """List releases that can neither be installed from the cache nor compiled from what is in it.
 
-    ``releases``: of the plan. ``files``: names in the cache's ``sources``, ``patches`` and ``releases``, with these
-    directories. ``installed``: node -> ids of releases that it has.
+    ``todo``: the plan's releases that nodes lack, with ``cached`` and ``lacking``. ``files``: what is in the cache, as
+    paths below it.
     """
-    there = set(files)
+    there = {_stem(file) for file in files}
     found = []
-    for name, release in releases.items():
-        lacking = [node for node in release["nodes"] if name not in installed.get(node, ())]
-        if not lacking or "releases/%s.tar.gz.sha256" % name in there:
+    for release in todo:
+        if release["cached"]:
+            continue
+        users = "for release %s of %s" % (release["id"], ", ".join(release["lacking"]))
+        if not release["builder"]:
+            found.append("built archive %s" % users)
             continue
         inputs = release["inputs"]
-        parts = []
-        if not _has_source(inputs, there):
-            parts.append("source of %s" % inputs["release"])
-        parts += [
-            "patch %s" % patch["name"]
-            for patch in inputs.get("patches") or []
+        if _stem(_source_file(inputs)) not in there:
+            found.append("source of llama.cpp %s %s" % (inputs["release"], users))
+        found += [
+            "patch %s %s" % (patch["name"], users)
+            for patch in inputs["patches"]
             if "patches/%s.patch" % patch["sha256"] not in there
         ]
-        found += ["%s for release %s of %s" % (part, name, ", ".join(lacking)) for part in parts]
     return found
 
 
@@ -97,7 +94,13 @@ def message(bundle: str, missing: Sequence[str], about: Mapping[str, Any]) -> st
     )
 
 
-def _has_source(inputs: Mapping[str, Any], there: Iterable[str]) -> bool:
-    """Whether the cache has the source, by the names that llama_source gives."""
-    head = "sources/llama.cpp-%s-%s" % (inputs["source"]["kind"], _NOT_IN_NAMES.sub("_", inputs["release"]))
-    return any(name == head + ".tar.gz" or (name.startswith(head + "-") and name.endswith(".tar.gz")) for name in there)
+def _source_file(inputs: Mapping[str, Any]) -> str:
+    """Return where llama_source keeps the source of a release in the cache."""
+    source = inputs["source"]
+    sha256 = str(source.get("sha256") or "").lower()
+    return "sources/" + archive_name(source["kind"], inputs["release"], sha256, str(source.get("url") or ""))
+
+
+def _stem(file: str) -> str:
+    """Return a file's name without what says how it is compressed; a plan does not know that."""
+    return file.partition(".tar")[0]
