@@ -1,0 +1,137 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Archives of others, unpacked without letting them out of their directory, and our own, packed the same every time."""
+
+from __future__ import annotations
+
+import calendar
+import gzip
+import io
+import lzma
+import os
+import posixpath
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils._release import ReleaseError
+
+BLOCK = 1 << 20
+
+
+class _Member(NamedTuple):
+    """One file or link of an archive. ``mode``: permission bits. ``link``: what a link leads to."""
+
+    name: str
+    mode: int
+    time: int
+    link: str
+    stream: IO[bytes] | None
+
+
+def unpack(archive: str, into: str, what: str) -> int:
+    """Unpack a tar or zip archive; return the time of its newest file, in seconds since the epoch.
+
+    ``what`` names the archive in messages. Raises :class:`ReleaseError` for one that is cut or neither of both, for
+    members that would land elsewhere, and for what is neither file, directory nor link. Raises :class:`OSError`.
+    """
+    newest = 0
+    try:
+        members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive, what)
+        for member in members:
+            name = _inside(member.name, member.name, what)
+            path = os.path.join(into, name)
+            if _through_link(into, name):
+                raise ReleaseError("%s: member %s goes through a link" % (what, member.name))
+            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+            newest = max(newest, member.time)
+            if member.stream is None:
+                _inside(posixpath.join(posixpath.dirname(name), member.link), member.name, what)
+                os.symlink(member.link, path)
+                continue
+            with open(path, "wb") as stream:
+                shutil.copyfileobj(member.stream, stream, BLOCK)
+            os.chmod(path, 0o755 if member.mode & 0o111 else 0o644)
+            os.utime(path, (member.time, member.time))
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise ReleaseError("%s is not a whole archive (tar or zip): %s" % (what, error)) from error
+    return newest
+
+
+def _inside(path: str, member: str, what: str) -> str:
+    """Return a normal relative path. Raises :class:`ReleaseError` when it leaves the directory."""
+    normal = posixpath.normpath(path)
+    if normal.startswith(("/", "../")) or normal == "..":
+        raise ReleaseError("%s: member %s leaves the directory" % (what, member))
+    return normal
+
+
+def _through_link(into: str, name: str) -> bool:
+    """Whether a link of the archive itself stands on the way to a member, or in its place."""
+    parts = name.split("/")
+    return any(os.path.islink(os.path.join(into, *parts[: depth + 1])) for depth in range(len(parts)))
+
+
+def _tar_members(archive: str, what: str) -> Iterator[_Member]:
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if member.isdir():
+                continue
+            if not (member.isfile() or member.issym() or member.islnk()):
+                raise ReleaseError("%s: member %s is neither file, directory nor link" % (what, member.name))
+            stream = None if member.issym() else tar.extractfile(member)
+            yield _Member(member.name, member.mode, int(member.mtime), member.linkname, stream)
+
+
+def _zip_members(archive: str) -> Iterator[_Member]:
+    with zipfile.ZipFile(archive) as packed:
+        for member in packed.infolist():
+            if member.is_dir():
+                continue
+            mode, moment = member.external_attr >> 16, calendar.timegm((*member.date_time, 0, 0, 0))
+            if stat.S_ISLNK(mode):
+                yield _Member(member.filename, mode, moment, packed.read(member).decode(), None)
+                continue
+            with packed.open(member) as stream:
+                yield _Member(member.filename, mode, moment, "", stream)
+
+
+def pack(tree: str, archive: str, first: str) -> None:
+    """Pack a directory as ``.tar.gz``: members ``./NAME`` by name after ``first``, owner root.
+
+    The same files give the same bytes, whoever packs them and whenever. Raises :class:`OSError`.
+    """
+    names = sorted(
+        os.path.relpath(os.path.join(directory, name), tree)
+        for directory, directories, files in os.walk(tree)
+        for name in [*directories, *files]
+    )
+    with (
+        open(archive, "wb") as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        tarfile.open(mode="w", fileobj=packed, format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for name in [first, *(name for name in names if name != first)]:
+            tar.add(os.path.join(tree, name), arcname="./" + name, recursive=False, filter=_as_root)
+
+
+def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Whoever packs, the files belong to root."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    # Whole seconds: a fraction would need a header of its own. Directories have the time of the unpacking.
+    member.mtime = 0 if member.isdir() or member.issym() else int(member.mtime)
+    return member
+
+
+def read_member(archive: str, name: str) -> bytes:
+    """Return one file of an archive that :func:`pack` made. Raises :class:`ReleaseError` when it is damaged."""
+    try:
+        with tarfile.open(archive) as tar:
+            return (tar.extractfile("./" + name) or io.BytesIO()).read()
+    except (tarfile.TarError, EOFError, zlib.error, KeyError, gzip.BadGzipFile) as error:
+        raise ReleaseError("%s is damaged: %s; remove it and run again" % (archive, error)) from error
