@@ -93,10 +93,15 @@ def fetch(urls: Sequence[str], sha256: str, target: str, say: Say) -> int:
                 size, found = _download(url, part, say)
             except ReleaseError:
                 raise
-            except (urllib.error.URLError, OSError, http.client.HTTPException, ValueError) as error:
+            except urllib.error.HTTPError as error:
+                with error:
+                    trouble.append("%s: %s" % (_where(url), error))
+                continue
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                trouble.append("%s: %s" % (_where(url), getattr(error, "reason", None) or error))
+                cause = error.reason if isinstance(error, urllib.error.URLError) else error
+                trouble.append("%s: %s" % (_where(url), cause))
                 continue
             if found != sha256:
                 raise ReleaseError("%s gave an archive with sha256 %s instead of %s" % (_where(url), found, sha256))

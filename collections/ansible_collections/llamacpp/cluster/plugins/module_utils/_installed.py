@@ -227,15 +227,25 @@ class Releases:
 
 def sizes(path: str) -> tuple[int, int]:
     """Return the bytes of all files below a directory, and those that only it holds: what its removal would free."""
-    inside: dict[int, int] = {}
+    return _sizes([path])
+
+
+def total_own_bytes(paths: Sequence[str]) -> int:
+    """Return the bytes that removing all of these directories would free."""
+    return _sizes(paths)[1]
+
+
+def _sizes(paths: Sequence[str]) -> tuple[int, int]:
+    names: dict[int, int] = {}
     info: dict[int, os.stat_result] = {}
-    for directory, _names, files in os.walk(path):
-        for name in files:
-            status = os.lstat(os.path.join(directory, name))
-            inside[status.st_ino] = inside.get(status.st_ino, 0) + 1
-            info[status.st_ino] = status
+    for path in paths:
+        for directory, _names, files in os.walk(path):
+            for name in files:
+                status = os.lstat(os.path.join(directory, name))
+                names[status.st_ino] = names.get(status.st_ino, 0) + 1
+                info[status.st_ino] = status
     total = sum(status.st_size for status in info.values())
-    own = sum(status.st_size for inode, status in info.items() if status.st_nlink <= inside[inode])
+    own = sum(status.st_size for inode, status in info.items() if status.st_nlink <= names[inode])
     return total, own
 
 
