@@ -19,6 +19,8 @@ PROVIDERS = ("auto", "package", "distro", "pip", "existing")
 AUTO = ("existing", "package", "distro")
 #: Where the provider V(pip) puts toolkits unless told otherwise.
 PIP_DIRECTORY = "/opt/llamacpp-cuda"
+#: Where Debian and Ubuntu put theirs; /usr/bin/nvcc starts it.
+DISTRO_HOME = "/usr/lib/nvidia-cuda-toolkit"
 #: Where a toolkit is expected when nobody has looked.
 DEFAULT_HOME = "/usr/local/cuda"
 
@@ -150,8 +152,7 @@ def _distro(builder: Mapping[str, Any], _wanted: Mapping[str, Any]) -> list[Offe
     version = table.DISTRIBUTION.get(_key(builder))
     if version is None:
         return []
-    home = "/usr/lib/nvidia-cuda-toolkit"
-    return [Offer("distro", version, row_of(version), home, "/usr/bin/nvcc", ("nvidia-cuda-toolkit",), 0)]
+    return [Offer("distro", version, row_of(version), DISTRO_HOME, "/usr/bin/nvcc", ("nvidia-cuda-toolkit",), 0)]
 
 
 def _pip(_builder: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Offer]:

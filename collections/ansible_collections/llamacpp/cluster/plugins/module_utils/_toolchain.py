@@ -16,6 +16,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils import _cuda_vers
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _gcc_versions as gcc_table
 from ansible_collections.llamacpp.cluster.plugins.module_utils._cuda_offers import (
     AUTO,
+    DISTRO_HOME,
     Offer,
     offers,
     offers_of,
@@ -126,7 +127,7 @@ def choose_gcc(builder: Mapping[str, Any], gcc_version: int, cuda_version: str) 
     if not cuda_version:
         return choose(builder, "cpu", [], {"gcc_version": gcc_version})
     # As the distribution's own toolkit: nothing but gcc is asked of it.
-    offer = Offer("distro", minor(cuda_version), row_of(cuda_version), "", "", (), 0)
+    offer = Offer("distro", minor(cuda_version), row_of(cuda_version), DISTRO_HOME, "", (), 0)
     distribution, wanted = _distribution(builder), _wanted_gcc(gcc_version)
     version = str(builder.get("os_version", ""))
     if wanted:
@@ -215,9 +216,9 @@ class Rules:
         )
 
     def _wrong_libc(self, offer: Offer, row: Cuda) -> str:
-        # A distribution patches its own toolkit.
         libc = self.distribution.glibc
-        if offer.provider == "distro" or not row.glibc or not libc or numbers(libc) <= numbers(row.glibc):
+        # A distribution patches its own toolkit.
+        if offer.home == DISTRO_HOME or not row.glibc or not libc or numbers(libc) <= numbers(row.glibc):
             return ""
         return "CUDA %s does not compile with glibc newer than %s (crt/math_functions.h), and %s has %s" % (
             row.version,
