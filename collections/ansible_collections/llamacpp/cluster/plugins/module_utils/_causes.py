@@ -28,8 +28,7 @@ class Cause:
 _CAUSES: tuple[tuple[str, str], ...] = (
     (
         r"No space left on device|Disk quota exceeded",
-        "the disk of the builder is full: free some space, or set llamacpp_build_dir to another disk "
-        "(if the message names /tmp: TMPDIR in llama_cpp_build_environment)",
+        "the disk of the builder is full: free some space, or set llamacpp_build_dir to another disk",
     ),
     (
         r"File size limit exceeded|File too large",
