@@ -51,7 +51,8 @@ _CAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         r"Could NOT find CUDAToolkit|CUDA Toolkit not found|nvcc.*not found|No CMAKE_CUDA_COMPILER could be found"
-        r"|CMAKE_CUDA_COMPILER.*not set|Failed to find nvcc",
+        r"|CMAKE_CUDA_COMPILER.*not set|The CMAKE_CUDA_COMPILER:\s+\S+\s+is not a full path|[Ff]ind nvcc\b"
+        r"|Failed to detect a default CUDA architecture",
         "no CUDA toolkit on the builder where it was looked for: set llamacpp_cuda_provider, or llamacpp_cuda_home to "
         "one that is there",
     ),
@@ -61,12 +62,12 @@ _CAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         r"fatal error: filesystem: No such file|undefined reference to .std::filesystem|error: .*std::filesystem"
-        r"|error: .filesystem. is not a (namespace|member)",
+        r"|error: .filesystem. (is not a (namespace|member)|in namespace .std. does not name a type)",
         "the compiler is too old for std::filesystem (gcc 8 has it in a library of its own): "
         "set llamacpp_gcc_version to 9 or newer; on Enterprise Linux 8 that installs gcc-toolset",
     ),
     (
-        r"no known features for CXX compiler|unrecognized command.line option .-std=(c|gnu)\+\+17"
+        r"no known features for CXX compiler|unrecognized command.line option .-std=(c|gnu)\+\+17\W"
         r"|CXX_STANDARD.*(requires|not supported)|target_compile_features.*cxx_std_17",
         "the compiler is too old for C++17: set llamacpp_gcc_version to 9 or newer",
     ),
@@ -124,6 +125,10 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         "two arguments contradict each other: look at llamacpp_cmake_args",
     ),
     (
+        r"cannot find -l\S+",
+        "a library is not on the builder: install the package that has it for compiling",
+    ),
+    (
         r"fatal error: .*: No such file or directory",
         "a header is not on the builder: install the package that has it",
     ),
@@ -132,12 +137,12 @@ _CAUSES: tuple[tuple[str, str], ...] = (
 
 def probable_cause(log: str) -> Cause | None:
     """Return what most likely broke a build, from its log (the end is enough); None when unknown."""
-    lines = log.splitlines()[-SEARCHED_LINES:]
+    text = "\n".join(log.splitlines()[-SEARCHED_LINES:])
     for pattern, advice in _CAUSES:
-        expression = re.compile(pattern)
-        for line in lines:
-            if expression.search(line):
-                return Cause(advice, line.strip())
+        match = re.search(pattern, text, re.MULTILINE)
+        if match:
+            start = text.rfind("\n", 0, match.end()) + 1
+            return Cause(advice, text[start:].partition("\n")[0].strip())
     return None
 
 
