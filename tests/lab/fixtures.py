@@ -1,21 +1,22 @@
-"""A lab for tests: the session fixture ``lab``.
+"""A lab for tests: the session fixture ``lab``, and :func:`lab_of` for others.
 
 Import it where tests need it (one conftest.py is enough for all of them)::
 
     from fixtures import lab
 
-The lab ``test`` is made anew, given to the tests, and taken down afterwards, also when pytest is
+The lab is made anew, given to the tests, and taken down afterwards, also when pytest is
 killed. With LAB_KEEP=1 it stays, and a lab that is there already is used as it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,19 +164,30 @@ def greets(address: str, seconds: float = 1) -> bool:
         return False
 
 
-@pytest.fixture(scope="session")
-def lab(request: pytest.FixtureRequest) -> Iterator[LiveLab]:
-    """The lab ``test``: node1 and node4 run bookworm, node2 bullseye, node3 trixie."""
-    live = LiveLab("test")
+@contextlib.contextmanager
+def lab_of(
+    request: pytest.FixtureRequest, name: str, nodes: int, suites: Mapping[str, str] | None = None
+) -> Iterator[LiveLab]:
+    """A lab that is made anew and gone afterwards, also when pytest is killed (but see LAB_KEEP above)."""
+    live = LiveLab(name)
     keep = os.environ.get("LAB_KEEP") == "1"
-    words = [f"--suite={node}={suite}" for node, suite in SUITES.items()]
+    words = [f"--suite={node}={suite}" for node, suite in (suites or {}).items()]
     if not keep:
         words.append(f"--owner-pid={os.getpid()}")
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():  # the first time takes a minute: show how far it is
         if not keep:
             live.down()
-        live.up(NODES, *words, show=True)
-    yield live
-    if not keep:
-        live.down()
+        live.up(nodes, *words, show=True)
+    try:
+        yield live
+    finally:
+        if not keep:
+            live.down()
+
+
+@pytest.fixture(scope="session")
+def lab(request: pytest.FixtureRequest) -> Iterator[LiveLab]:
+    """The lab ``test``: node1 and node4 run bookworm, node2 bullseye, node3 trixie."""
+    with lab_of(request, "test", NODES, SUITES) as live:
+        yield live

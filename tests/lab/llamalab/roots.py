@@ -53,7 +53,7 @@ done
 #: of its repositories link to, and what makes these RPMs.
 EL8_DIRECTORY = Path(__file__).resolve().parents[1] / "simulated_el8"
 EL8_PACKAGES = (
-    *("dnf", "dnf-plugins-core", "python3-dnf", "rpm", "createrepo-c"),
+    *("dnf", "dnf-plugins-core", "python3-dnf", "rpm", "createrepo-c", "gpg", "gpg-agent"),
     *("gcc", "g++", "gcc-11", "g++-11", "gcc-12", "g++-12"),
     *("ccache", "cmake", "make", "nftables", "ninja-build", "patch"),
 )
