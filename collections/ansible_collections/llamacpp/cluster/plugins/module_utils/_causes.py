@@ -86,8 +86,17 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         "(Debian 13 is new enough, 12 is not), or set llamacpp_backend to another one",
     ),
     (
+        r"Could NOT find PkgConfig",
+        "no pkg-config on the builder: install pkgconf (Enterprise Linux: pkgconf-pkg-config)",
+    ),
+    (
         r"BLAS not found|Could NOT find BLAS|cblas\.h: No such file",
         "no BLAS on the builder: install libopenblas-dev (Enterprise Linux: openblas-devel)",
+    ),
+    (
+        r"At least ROCM/HIP V\S+ is required",
+        "ROCm on the builder is too old for this llama.cpp: install AMD's own packages, and write in "
+        "llama_cpp_build_environment where they are (ROCM_PATH)",
     ),
     (
         r"provided by \"?(hip|hipblas|rocblas)\"?|No CMAKE_HIP_COMPILER|Failed to find ROCm",

@@ -90,6 +90,7 @@ BLAS = 'find_package(BLAS)\nif (NOT BLAS_FOUND)\nmessage(FATAL_ERROR "BLAS not f
         (NOTHING + "\nfind_package(Vulkan COMPONENTS glslc REQUIRED)", [], "no Vulkan headers"),
         (NOTHING + "\nfind_package(SPIRV-Headers CONFIG REQUIRED)", [], "no SPIR-V headers"),
         (NOTHING + "\n" + BLAS, [], "no BLAS"),
+        (NOTHING + "\nfind_package(PkgConfig REQUIRED)", [], "no pkg-config"),
         (NOTHING + "\nfind_library(RDMA_LIB ibverbs REQUIRED)", [], "libibverbs"),
         (NOTHING + "\nfind_package(CUDAToolkit REQUIRED)", [], "no CUDA toolkit"),
         ("project(a CUDA)", ["-DCMAKE_CUDA_COMPILER=/nowhere/nvcc"], "no CUDA toolkit"),
@@ -123,6 +124,7 @@ def test_words_of_cmake(tmp_path, listfile, arguments, words):
         ("c++: fatal error: Killed signal terminated program cc1plus", "no memory"),
         ('error: exception specification is incompatible with that of previous function "cospi"', "newer one"),
         ("/s/ggml-vulkan.cpp:99:5: error: 'VK_KHR_COOPERATIVE_MATRIX' was not declared in this scope", "too old"),
+        ("  At least ROCM/HIP V6.1 is required", "ROCm on the builder is too old"),
         ("undefined reference to `std::filesystem::__cxx11::path::_M_split_cmpts()'", "gcc-toolset"),
     ],
 )
