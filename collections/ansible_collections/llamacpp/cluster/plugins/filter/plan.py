@@ -7,17 +7,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._parse import HOST_KEYS
 from ansible_collections.llamacpp.cluster.plugins.module_utils._table import plan_table
 
-# Host variables that say what facts would say otherwise.
 MAX_REPLICAS = 64
-NODE_VARIABLES = ("fabric_address", "devices", "cores")
 
 
 def node_workers(plan: Mapping[str, Any], node: str) -> list[dict[str, Any]]:
-    """Return the workers that a plan puts on a node, each with C(instance) and C(release)."""
+    """Return the workers that a plan puts on a node, each with C(instance)."""
     return [
-        dict(worker, instance=instance["name"], release=instance["release"])
+        dict(worker, instance=instance["name"])
         for instance in plan["instances"]
         for worker in instance["workers"]
         if worker["node"] == node
@@ -32,9 +31,7 @@ def node_heads(plan: Mapping[str, Any], node: str) -> list[dict[str, Any]]:
 def declared_nodes(nodes: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return what host variables say of each node."""
     return {
-        node: {
-            name: hostvars[node]["llamacpp_" + name] for name in NODE_VARIABLES if "llamacpp_" + name in hostvars[node]
-        }
+        node: {name: hostvars[node]["llamacpp_" + name] for name in HOST_KEYS if "llamacpp_" + name in hostvars[node]}
         for node in nodes
     }
 
@@ -53,6 +50,11 @@ def found_nodes(
         for node in nodes
         if register in hostvars[node] and "node" in hostvars[node][register]
     }
+
+
+def previous_releases(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the release that was current before, by node; empty where there was none."""
+    return {node: facts["previous_release"] or "" for node, facts in found.items()}
 
 
 def found_models(registered: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -97,5 +99,6 @@ class FilterModule:
             "node_heads": node_heads,
             "node_workers": node_workers,
             "plan_table": plan_table,
+            "previous_releases": previous_releases,
             "without_keys": without_keys,
         }

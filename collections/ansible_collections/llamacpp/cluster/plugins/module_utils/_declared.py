@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._build_settings import BuildSettings
+
 # How llama.cpp's backends name their devices (ggml/src/ggml-*/, b11434).
 _BACKENDS = {"cuda": "CUDA", "rocm": "ROCm", "vulkan": "Vulkan"}
 
@@ -155,11 +157,15 @@ class DeclaredNode:
     fabric_address: str | None = None
     devices: tuple[Device, ...] | None = None
     cores: int | None = None
+    build: BuildSettings = field(default_factory=BuildSettings)
 
 
 @dataclass(frozen=True)
 class Declared:
-    """Everything that is declared. ``static`` means that no node can be asked."""
+    """Everything that is declared. ``static`` means that no node can be asked.
+
+    ``pinned``: ids of releases by node that are taken as they are installed; empty for none.
+    """
 
     release: str
     instances: tuple[Instance, ...]
@@ -168,6 +174,7 @@ class Declared:
     nodes: Mapping[str, DeclaredNode] = field(default_factory=dict)
     builders: tuple[str, ...] = ()
     static: bool = False
+    pinned: Mapping[str, str] = field(default_factory=dict)
 
     def node(self, name: str) -> DeclaredNode:
         """Return what is declared of a node."""

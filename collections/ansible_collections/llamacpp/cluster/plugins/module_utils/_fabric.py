@@ -31,7 +31,7 @@ def fabric_addresses(
             Problem("llamacpp_fabric_address of %s" % node, None, "set it: without asking the node it cannot be found")
             for node in open_nodes
         ]
-    shared = _shared_networks(instance, nodes, chosen)
+    shared = _shared_networks(instance.nodes or (), nodes, chosen)
     if not shared:
         seen = "; ".join(
             "%s has %s" % (node, listing("%s/%d" % (item.address, item.prefix) for item in _candidates(nodes[node])))
@@ -44,9 +44,20 @@ def fabric_addresses(
                 "the nodes of %s share no network (%s); set the address on each" % (instance.name, seen),
             )
         ]
-    best = min(shared, key=lambda network: _rank(network, shared[network]))
-    chosen.update({node: shared[best][node].address for node in open_nodes})
+    chosen.update({node: _best(shared)[node].address for node in open_nodes})
     return chosen, []
+
+
+def shared_addresses(declared: Declared, names: Sequence[str], nodes: Mapping[str, NodeFacts]) -> dict[str, str]:
+    """Return the address of each node by which the others reach it, on the fastest network; empty if there is none.
+
+    Declared fabric addresses are taken as they are.
+    """
+    chosen = {name: address for name in names for address in [declared.node(name).fabric_address] if address}
+    if len(chosen) == len(names):
+        return chosen
+    shared = _shared_networks(names, nodes, chosen) if all(name in nodes for name in names) else {}
+    return {name: chosen.get(name, item.address) for name, item in _best(shared).items()} if shared else {}
 
 
 def networks(declared: Declared, names: Sequence[str], nodes: Mapping[str, NodeFacts]) -> list[list[str]]:
@@ -82,11 +93,11 @@ def _candidates(facts: NodeFacts) -> list[Address]:
 
 
 def _shared_networks(
-    instance: Instance, nodes: Mapping[str, NodeFacts], declared: Mapping[str, str]
+    names: Sequence[str], nodes: Mapping[str, NodeFacts], declared: Mapping[str, str]
 ) -> dict[str, dict[str, Address]]:
     """Return network -> node -> address for every network that all nodes have an address of their own in."""
     found: dict[str, dict[str, Address]] = {}
-    for node in instance.nodes or ():
+    for node in names:
         for item in _candidates(nodes[node]):
             if declared.get(node, item.address) == item.address:
                 found.setdefault(item.network, {}).setdefault(node, item)
@@ -94,8 +105,12 @@ def _shared_networks(
     return {
         network: by_node
         for network, by_node in found.items()
-        if len({item.address for item in by_node.values()}) == len(instance.nodes or ())
+        if len({item.address for item in by_node.values()}) == len(names)
     }
+
+
+def _best(shared: Mapping[str, dict[str, Address]]) -> dict[str, Address]:
+    return shared[min(shared, key=lambda network: _rank(network, shared[network]))]
 
 
 def _rank(network: str, by_node: Mapping[str, Address]) -> tuple[int, bool, str, str]:

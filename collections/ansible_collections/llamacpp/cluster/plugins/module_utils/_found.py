@@ -56,8 +56,11 @@ class NodeFacts:
     """What was found on one node. Sizes in bytes."""
 
     os_id: str
+    os_family: str
     os_version: str
     os_name: str
+    machine: str
+    libc: str
     python: str
     cores: int
     memory_bytes: int
@@ -67,6 +70,14 @@ class NodeFacts:
     files: Mapping[str, int | None]
     devices: tuple[Device, ...]
     releases: tuple[str, ...]
+    current_release: str | None
+    previous_release: str | None
+    manifests: Mapping[str, Mapping[str, Any]]
+    cpu_flags: frozenset[str]
+    driver: str
+    toolkits: tuple[Mapping[str, str], ...]
+    compilers: Mapping[str, str]
+    rdma: tuple[str, ...]
     units: tuple[Unit, ...]
     listening: frozenset[int]
 
@@ -81,6 +92,15 @@ class NodeFacts:
         return self.listening - {unit.port for unit in self.units if unit.active}
 
     @property
+    def platform(self) -> tuple[str, str]:
+        """Return what a build here is for, e.g. ``("debian-12", "x86_64")``.
+
+        Minor releases of EL are compatible with each other, Debian has none, those of Ubuntu are not.
+        """
+        version = self.os_version if self.os_id == "ubuntu" else self.os_version.split(".", 1)[0]
+        return "%s-%s" % (self.os_id, version), self.machine
+
+    @property
     def serves(self) -> bool:
         """Whether a service of ours runs here, so that free memory lacks what it takes."""
         return any(unit.active for unit in self.units)
@@ -91,8 +111,11 @@ class NodeFacts:
         system = data["os"]
         return cls(
             os_id=system["id"],
+            os_family=system["family"],
             os_version=system["version"],
             os_name=system["name"],
+            machine=data["machine"],
+            libc=data["libc"],
             python=data["python"],
             cores=data["cores"],
             memory_bytes=data["memory"]["total_bytes"],
@@ -117,6 +140,14 @@ class NodeFacts:
                 for item in data["devices"]
             ),
             releases=tuple(data["releases"]),
+            current_release=data["current_release"],
+            previous_release=data["previous_release"],
+            manifests=dict(data["manifests"]),
+            cpu_flags=frozenset(data["cpu_flags"]),
+            driver=data["driver"],
+            toolkits=tuple(data["toolkits"]),
+            compilers=dict(data["compilers"]),
+            rdma=tuple(data["rdma"]),
             units=tuple(
                 Unit(unit["role"], unit["instance"], unit["port"], unit["active"])
                 for _name, unit in sorted(data["units"].items())
@@ -126,7 +157,7 @@ class NodeFacts:
 
 
 def check_nodes(declared: Declared, nodes: Mapping[str, NodeFacts]) -> list[Problem]:
-    """Check every node that answered: operating system, Python, declared fabric address, disk for a build."""
+    """Check every node that answered: operating system, Python, declared fabric address."""
     problems = []
     for name in sorted(nodes):
         facts = nodes[name]
@@ -142,7 +173,7 @@ def check_nodes(declared: Declared, nodes: Mapping[str, NodeFacts]) -> list[Prob
                     % listing("%s (%s)" % (item.address, item.interface) for item in facts.addresses),
                 )
             )
-    return problems + _check_build(declared, nodes)
+    return problems
 
 
 def _check_system(name: str, facts: NodeFacts) -> list[Problem]:
@@ -168,33 +199,6 @@ def _check_system(name: str, facts: NodeFacts) -> list[Problem]:
                 % MINIMUM_PYTHON,
             )
         )
-    return problems
-
-
-def is_installed(release: str, releases: Sequence[str]) -> bool:
-    """Whether one of the release ids ``<label>-<backend>-...`` is a build of ``release``."""
-    label = re.sub(r"[^A-Za-z0-9._]+", "_", release)[:40]
-    return any(item == release or item.startswith(label + "-") for item in releases)
-
-
-def _check_build(declared: Declared, nodes: Mapping[str, NodeFacts]) -> list[Problem]:
-    """Check the disk of the builders that still have to build."""
-    problems = []
-    needed = declared.settings.build_bytes_needed
-    for name in declared.builders:
-        facts = nodes.get(name)
-        if facts is None or is_installed(declared.release, facts.releases):
-            continue
-        free = facts.free_disk.get(declared.settings.build_dir)
-        if free is not None and free < needed:
-            problems.append(
-                Problem(
-                    "free disk of %s for %s" % (name, declared.settings.build_dir),
-                    size_text(free),
-                    "building llama.cpp takes %s; free some space, or set llamacpp_build_dir to another disk"
-                    % size_text(needed),
-                )
-            )
     return problems
 
 

@@ -51,6 +51,31 @@ def amd(tree: Tree, names: dict[str, str]) -> list[dict[str, Any]]:
     return [dict(item, index=index) for index, item in enumerate(found)]
 
 
+def devices(gpus: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return those of :func:`amd`'s GPUs that ROCm runs on, as :func:`_gpu_find.devices` says NVIDIA's.
+
+    ``compute_capability`` is the architecture (``gfx942``). Not tried on real hardware.
+    """
+    usable = [gpu for gpu in gpus if gpu["architecture"]]
+    return [
+        {
+            "kind": "rocm",
+            "name": gpu["name"],
+            "index": index,
+            "memory_bytes": gpu["memory"]["total"],
+            "free_bytes": gpu["memory"]["free"],
+            "compute_capability": gpu["architecture"],
+            "uuid": gpu["uuid"],
+            "pci_id": gpu["pci_id"],
+            "numa_node": gpu["numa_node"],
+            "nvlink": [],
+            "nvlinks": [],
+            "mig": None,
+        }
+        for index, gpu in enumerate(usable)
+    ]
+
+
 def _architectures(tree: Tree) -> dict[str, str]:
     """Return the architecture of each of the KFD's GPUs by PCI id."""
     base = "/sys/class/kfd/kfd/topology/nodes"

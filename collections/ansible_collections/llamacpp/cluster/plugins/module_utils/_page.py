@@ -18,8 +18,9 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._page_html import
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page_instances import instances_section, overview
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page_nodes import nodes_section, totals
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page_style import SCRIPT, STYLE
+from ansible_collections.llamacpp.cluster.plugins.module_utils._table import made
 
-SCHEMA = 2
+SCHEMA = 3
 # Fewer things are found quicker by eye.
 FILTER_FROM = 9
 
@@ -108,6 +109,10 @@ def _masthead(plan: Mapping[str, Any]) -> Markup:
         "header",
         tag("h1", "Cluster plan"),
         tag("p", "llama.cpp release ", tag("code", str(plan["release"]))),
+        *(
+            tag("p", tag("code", item["id"]), " on %s, %s" % (", ".join(item["nodes"]), made(item)), class_="release")
+            for item in plan.get("releases", {}).values()
+        ),
         tag(
             "dl",
             *(tag("div", tag("dt", word), tag("dd", value), tag("dd", more)) for word, value, more in tiles),

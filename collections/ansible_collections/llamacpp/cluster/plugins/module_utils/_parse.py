@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _checks as checks
+from ansible_collections.llamacpp.cluster.plugins.module_utils._build_settings import BUILD_KEYS, parse_build
 from ansible_collections.llamacpp.cluster.plugins.module_utils._checks import Fields
 from ansible_collections.llamacpp.cluster.plugins.module_utils._clashes import name_clashes, place_clashes
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import (
@@ -22,6 +23,8 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import P
 
 INSTANCES = "llamacpp_instances"
 NODE_KEYS = ("fabric_address", "devices", "cores")
+# What host variables may say of a node.
+HOST_KEYS = (*NODE_KEYS, *BUILD_KEYS)
 DEVICE_KEYS = ("kind", "name", "memory", "memory_bytes", "compute_capability", "nvlink")
 
 
@@ -33,10 +36,12 @@ def parse(
     nodes: Mapping[str, Mapping[str, Any]],
     builders: Sequence[str],
     static: bool,
+    pinned: Mapping[str, str] | None = None,
 ) -> tuple[Declared, list[Problem]]:
     """Parse and check all that is declared.
 
-    ``nodes``: host variables by node, keys of :data:`NODE_KEYS`. ``static``: no node can be asked.
+    ``nodes``: host variables by node, keys of :data:`HOST_KEYS`. ``static``: no node can be asked.
+    ``pinned``: releases by node that are taken as they are.
     Returns what could be parsed (instances with a problem are left out) and all problems.
     """
     problems: list[Problem] = []
@@ -59,6 +64,7 @@ def parse(
         nodes={name: _node(problems, name, data) for name, data in sorted(nodes.items())},
         builders=tuple(builders),
         static=static,
+        pinned=dict(pinned or {}),
     )
     return declared, problems + name_clashes(declared.instances) + place_clashes(declared.instances)
 
@@ -85,7 +91,8 @@ def _settings(problems: list[Problem], data: Mapping[str, Any]) -> Settings:
 
 def _node(problems: list[Problem], name: str, data: Mapping[str, Any]) -> DeclaredNode:
     pattern = "llamacpp_%s of " + name.replace("%", "%%")
-    fields = Fields(problems, pattern, data, NODE_KEYS)
+    build = {key: value for key, value in data.items() if key in BUILD_KEYS}
+    fields = Fields(problems, pattern, {key: data[key] for key in data if key not in build}, NODE_KEYS)
     devices: tuple[Device, ...] | None = None
     listed = data.get("devices")
     if listed is not None and (not isinstance(listed, list) or not listed):
@@ -101,6 +108,7 @@ def _node(problems: list[Problem], name: str, data: Mapping[str, Any]) -> Declar
         fabric_address=fields.take("fabric_address", checks.ipv4, None),
         devices=devices,
         cores=fields.take("cores", checks.whole(1, 4096, "cores", 16), None),
+        build=parse_build(problems, name, build),
     )
 
 
@@ -109,7 +117,7 @@ def _device(problems: list[Problem], pattern: str, data: object, index: int) -> 
         problems.append(Problem(pattern % "kind", data, "a device is a mapping, e.g. {kind: cuda, memory: 32 GiB}"))
         return Device("cpu", "", index, 1 << 30)
     fields = Fields(problems, pattern, data, DEVICE_KEYS)
-    kind = fields.take("kind", checks.one_of("cuda", "cpu"), "cuda")
+    kind = fields.take("kind", checks.one_of("cuda", "rocm", "vulkan", "cpu"), "cuda")
     memory = fields.take("memory_bytes", checks.size, fields.take("memory", checks.size, 0))
     if not memory and data.get("memory_bytes", data.get("memory")) is None:
         fields.problem("memory", "say how much memory it has, e.g. 32 GiB")

@@ -15,11 +15,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Union
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._choose import MANY_NODES, Chooser, Chosen
+from ansible_collections.llamacpp.cluster.plugins.module_utils._builds import Releases, decide_releases
+from ansible_collections.llamacpp.cluster.plugins.module_utils._choose import (
+    FEWEST,
+    LEAST,
+    LIKED,
+    MANY_NODES,
+    Chooser,
+    Chosen,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._clashes import place_clashes
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Instance
 from ansible_collections.llamacpp.cluster.plugins.module_utils._explain import choices, named_why, previews, why
-from ansible_collections.llamacpp.cluster.plugins.module_utils._fabric import fabric_addresses
+from ansible_collections.llamacpp.cluster.plugins.module_utils._fabric import fabric_addresses, shared_addresses
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import (
     NodeFacts,
     check_model_disk,
@@ -33,6 +41,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._plan_json import
     devices_json,
     instance_json,
     node_json,
+    release_json,
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._pool import Pool, Use
 from ansible_collections.llamacpp.cluster.plugins.module_utils._ports import Ports, assign_ports
@@ -44,7 +53,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._shortfall import refusal, shortfall
 from ansible_collections.llamacpp.cluster.plugins.module_utils._sources import Found, Looked, Offer, offers
 
-SCHEMA = 2
+SCHEMA = 3
 # As many replicas as one ever wants, for those that say auto.
 MAX_REPLICAS = 64
 
@@ -57,21 +66,32 @@ Given = Mapping[str, Union[ModelFacts, str, Mapping[str, Union[ModelFacts, str, 
 class _Draft:
     """A plan in the making. ``failed``: names of declared instances that found no place.
 
-    ``explain``: say what would fit instead, which takes longer than the plan itself.
+    ``first``: those that were placed before others. ``thrift``: those that have to be sparing, and how much.
+    ``explain``: say what would fit instead, which takes longer than the plan itself. ``hopeless``: one found
+    no place even while all were free.
     """
 
     pool: Pool
+    first: tuple[str, ...]
+    thrift: Mapping[str, int]
     explain: bool
+    hopeless: bool = False
     decisions: dict[str, Decision] = field(default_factory=dict)
     problems: dict[str, list[Problem]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
 
-def make_plan(declared: Declared, nodes: Mapping[str, NodeFacts], models: Given) -> Plan:
+def make_plan(
+    declared: Declared,
+    nodes: Mapping[str, NodeFacts],
+    models: Given,
+    builders: Mapping[str, NodeFacts] | None = None,
+) -> Plan:
     """Make the plan.
 
     ``nodes``: facts by node; a node that did not answer is absent. ``models``: what was found by
-    instance. Static planning needs neither. Returns JSON-able data (schema 2). Raises
+    instance. Static planning needs neither. ``builders``: facts of the nodes that compile, where they
+    are not among ``nodes``. Returns JSON-able data (schema 3). Raises
     :class:`PlanError` with all problems.
     """
     problems = check_nodes(declared, nodes)
@@ -93,14 +113,19 @@ def make_plan(declared: Declared, nodes: Mapping[str, NodeFacts], models: Given)
     for instance in declared.instances:
         problems += found[instance.name] + _disks(declared, nodes, instance, draft, offered[instance.name])
         problems += draft.problems.get(instance.name, [])
-    planned, heads, late = _written(declared, nodes, draft, ports)
-    problems += late
+    releases, unbuilt = decide_releases(declared, nodes, {**nodes, **(builders or {})})
+    planned, heads, late = _written(declared, nodes, draft, ports, releases)
+    problems += unbuilt + late
     if problems:
         raise PlanError(problems)
     return {
         "schema": SCHEMA,
         "release": declared.release,
-        "nodes": {node: node_json(node, declared, planned, heads) for node in sorted(declared.inventory)},
+        "releases": {
+            item.id: release_json(item, shared_addresses(declared, item.nodes, nodes))
+            for item in sorted(releases.by_id.values(), key=lambda item: item.id)
+        },
+        "nodes": {node: node_json(node, declared, planned, heads, releases) for node in sorted(declared.inventory)},
         "devices": devices_json(draft.pool, declared, planned),
         "instances": planned,
     }
@@ -128,20 +153,35 @@ def _drafted(
     offered: Mapping[str, Sequence[Offer]],
     others: Mapping[str, Sequence[Offer]],
 ) -> _Draft:
-    """Place all instances. One that finds no place is tried again before those that took what they liked."""
-    first: list[str] = []
-    explain = False
-    while True:
-        draft = _Draft(Pool.of(declared, nodes), explain)
+    """Place all instances: as they like it, else sparingly those that found no place, then all, ever more.
+
+    What one likes may be what another, or a replica of its own, cannot do without.
+    """
+
+    def attempt(first: tuple[str, ...], thrift: Mapping[str, int], explain: bool = False) -> _Draft:
+        draft = _Draft(Pool.of(declared, nodes), first, thrift, explain)
         for instance in _order(declared, draft.pool, offered, first):
             _place_all(declared, nodes, draft, instance, offered[instance.name], others[instance.name])
-        late = [name for name in draft.failed if name not in first]
-        if not draft.failed or explain:
-            return draft
-        if late and len(declared.instances) > 1:
-            first.append(late[0])
-        else:
-            explain = True
+        return draft
+
+    def in_turn(thrift: Mapping[str, int]) -> _Draft:
+        """One that finds no place is tried again before those that took what they liked."""
+        draft = attempt((), thrift)
+        while len(declared.instances) > 1:
+            late = [name for name in draft.failed if name not in draft.first]
+            if not late:
+                break
+            draft = attempt((*draft.first, late[0]), thrift)
+        return draft
+
+    every = [instance.name for instance in declared.instances]
+    liked = nearest = in_turn({})
+    for names, level in (({*liked.first, *liked.failed}, FEWEST), (every, FEWEST), (every, LEAST)):
+        if not nearest.failed or liked.hopeless:
+            break
+        draft = in_turn(dict.fromkeys(names, level))
+        nearest = min(nearest, draft, key=lambda item: (len(item.failed), -len(item.decisions)))
+    return attempt(nearest.first, nearest.thrift, explain=True) if nearest.failed else nearest
 
 
 def _order(
@@ -186,6 +226,7 @@ def _place_all(
                 problems = [Problem(instance.variable + ".replicas", instance.replicas, fix)]
             draft.problems[instance.name] = problems
             draft.failed.append(instance.name)
+            draft.hopeless = draft.hopeless or not draft.decisions
             return
         draft.decisions[item.name] = decision
         for share in decision.placement.all_shares:
@@ -234,7 +275,7 @@ def _decide(
     problems = _without_devices(instance, search)
     if problems:
         return None, problems
-    chooser = Chooser(search, declared, nodes, offered)
+    chooser = Chooser(search, declared, nodes, offered, draft.thrift.get(instance.declared, LIKED))
     try:
         chosen = _blind(chooser) if offered[0].facts is None else chooser.choose()
         if chosen is None and offered[0].facts is None:
@@ -376,7 +417,11 @@ def _files(declared: Declared, offer: Offer) -> tuple[str, ...]:
 
 
 def _written(
-    declared: Declared, nodes: Mapping[str, NodeFacts], draft: _Draft, ports: Mapping[str, Ports]
+    declared: Declared,
+    nodes: Mapping[str, NodeFacts],
+    draft: _Draft,
+    ports: Mapping[str, Ports],
+    releases: Releases,
 ) -> tuple[list[dict[str, Any]], dict[str, str | None], list[Problem]]:
     """Write all decisions down, in order of declaration; return them, the heads' addresses, and problems."""
     planned: list[dict[str, Any]] = []
@@ -391,5 +436,7 @@ def _written(
             problems += missing
             if not missing:
                 heads[own.name] = addresses.get(decision.placement.head)
-                planned.append(instance_json(declared, decision, ports[own.name], addresses, nodes, draft.pool))
+                planned.append(
+                    instance_json(declared, decision, ports[own.name], addresses, nodes, draft.pool, releases)
+                )
     return planned, heads, problems

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._builds import Release, Releases
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Instance
 from ansible_collections.llamacpp.cluster.plugins.module_utils._flags import server_arguments, worker_arguments
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
@@ -55,13 +56,17 @@ def instance_json(
     addresses: Mapping[str, str],
     nodes: Mapping[str, NodeFacts],
     pool: Pool,
+    releases: Releases,
 ) -> dict[str, Any]:
     """Write one instance down. ``addresses``: of its nodes on the fabric."""
     instance, offer, placement = decision.instance, decision.offer, decision.placement
     facts = offer.facts
     head = placement.head
     workers = [
-        _worker(declared, instance.name, node, addresses[node], int(ports.rpc or 0), placement, nodes)
+        {
+            **_worker(declared, instance.name, node, addresses[node], int(ports.rpc or 0), placement, nodes),
+            "release": releases.of_node.get(node),
+        }
         for node in instance.workers
     ]
     endpoints = {worker["node"]: "%s:%d" % (worker["host"], worker["port"]) for worker in workers}
@@ -74,7 +79,7 @@ def instance_json(
         "unit": "llamacpp-%s.service" % instance.name,
         "head": head,
         "nodes": list(decision.nodes),
-        "release": declared.release,
+        "release": releases.of_node.get(head),
         "model": {
             "file": offer.file_names[0],
             "path": decision.files[0],
@@ -287,9 +292,13 @@ def devices_json(
 
 
 def node_json(
-    node: str, declared: Declared, planned: Sequence[Mapping[str, Any]], heads: Mapping[str, str | None]
+    node: str,
+    declared: Declared,
+    planned: Sequence[Mapping[str, Any]],
+    heads: Mapping[str, str | None],
+    releases: Releases,
 ) -> dict[str, Any]:
-    """Write down what belongs on a node: units and openings of the firewall.
+    """Write down what belongs on a node: its release, the devices that compute, units, openings of the firewall.
 
     ``heads``: the fabric address of every instance's head, the only one who may speak to its workers.
     """
@@ -306,11 +315,19 @@ def node_json(
                 address = address or worker["host"]
                 units.append(worker["unit"])
                 firewall.append(_opening(worker["port"], [heads[instance["name"]]], "rpc", instance["name"]))
+    devices = {share["local_device"] for instance in planned for share in instance["devices"] if share["node"] == node}
     return {
+        "release": releases.of_node.get(node),
+        "devices": sorted(devices - {"CPU"}),
         "fabric_address": address,
         "units": sorted(units),
         "firewall": sorted(firewall, key=lambda item: (item["port"], item["instance"])),
     }
+
+
+def release_json(release: Release, addresses: Mapping[str, str]) -> dict[str, Any]:
+    """Write one release down. ``addresses``: of its nodes, by which they can copy it from each other."""
+    return {**release.as_dict, "addresses": dict(sorted(addresses.items()))}
 
 
 def _opening(port: int, sources: Sequence[str | None], purpose: str, instance: str) -> dict[str, Any]:

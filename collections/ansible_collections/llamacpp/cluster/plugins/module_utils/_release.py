@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MANIFEST = "manifest.json"
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
 
 # The names that the RPC worker's binary (and CMake target) has had; newest first.
 RPC_SERVER_NAMES = ("ggml-rpc-server", "rpc-server")
@@ -27,8 +27,6 @@ RPC_SERVER_NAMES = ("ggml-rpc-server", "rpc-server")
 # What a node runs and an operator measures with. Targets that a version of
 # llama.cpp does not have are left out; llama-server and the RPC server are not.
 OPTIONAL_TARGETS = ("llama-bench", "llama-fit-params")
-
-BACKENDS = ("cpu", "cuda")
 
 _BUILD_TAG = re.compile(r"^b([0-9]+)$")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._]+")
@@ -44,87 +42,18 @@ def build_number(release: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def cmake_arguments(
-    backend: str,
-    architectures: Sequence[str] = (),
-    extra: Sequence[str] = (),
-) -> list[str]:
-    """Return the ``-D`` arguments of a build, without build number and commit.
-
-    ``architectures``: CUDA compute capabilities without the dot, as ``["70", "90"]``.
-    ``extra`` comes last, so an operator's own argument wins.
-
-    Raises :class:`ReleaseError` for an unknown backend, or CUDA without architectures
-    (llama.cpp would then build for all it knows, and ``native`` does not survive a copy).
-    """
-    if isinstance(architectures, str) or isinstance(extra, str):
-        raise ReleaseError('llamacpp_cuda_architectures and llamacpp_cmake_args are lists: write ["70"], not "70"')
-    if backend not in BACKENDS:
-        raise ReleaseError(
-            "llama_cpp_backend = %s: this version of the collection builds %s" % (backend, " and ".join(BACKENDS))
-        )
-    arguments = [
-        "-DCMAKE_BUILD_TYPE=Release",
-        # A release is copied to other nodes: no -march=native, libraries found beside the binary.
-        "-DGGML_NATIVE=OFF",
-        "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
-        "-DCMAKE_INSTALL_RPATH=$ORIGIN/../lib",
-        "-DGGML_RPC=ON",
-        "-DLLAMA_BUILD_TESTS=OFF",
-        "-DLLAMA_BUILD_EXAMPLES=OFF",
-        "-DLLAMA_USE_PREBUILT_UI=OFF",
-        # Models are placed by the collection and TLS ends in front of the cluster: without
-        # libssl and libcurl one build runs on every release of a distribution.
-        "-DLLAMA_OPENSSL=OFF",
-        "-DLLAMA_CURL=OFF",
-    ]
-    if backend == "cuda":
-        if not architectures:
-            raise ReleaseError(
-                "llama_cpp_cuda_architectures is empty: name the compute capabilities of "
-                'the GPUs without the dot, e.g. ["70"] for V100, ["90"] for H100'
-            )
-        arguments += [
-            "-DGGML_CUDA=ON",
-            "-DCMAKE_CUDA_ARCHITECTURES=%s" % ";".join(architectures),
-        ]
-        if any(int(arch.rstrip("af")) <= 70 for arch in architectures if arch[:1].isdigit()):
-            # Volta has no int8 tensor cores; without MMQ whole matrices are dequantised in VRAM.
-            arguments.append("-DGGML_CUDA_FORCE_MMQ=ON")
-    return arguments + list(extra)
-
-
-def release_inputs(
-    release: str,
-    source: Mapping[str, Any],
-    backend: str,
-    architectures: Sequence[str],
-    cmake_args: Sequence[str],
-    platform: Mapping[str, str],
-) -> dict[str, Any]:
-    """Return everything that decides what a build contains, as JSON-able data.
-
-    ``source``: ``kind`` and what names it (url, path, sha256, commit).
-    ``platform``: ``os`` (``debian-12``) and ``machine`` (``x86_64``) of the builder.
-    """
-    arguments = cmake_arguments(backend, architectures, cmake_args)
-    return {
-        "release": release,
-        "source": {key: source[key] for key in sorted(source) if source[key] is not None},
-        "backend": backend,
-        "architectures": sorted(architectures),
-        "cmake_args": arguments,
-        "platform": dict(platform),
-    }
-
-
 def release_id(inputs: Mapping[str, Any]) -> str:
-    """Return the directory name of a release, e.g. ``b11434-cpu-1a2b3c4d``."""
+    """Return the directory name of a release, e.g. ``b11434-cuda-sm70-1a2b3c4d``.
+
+    ``inputs``: everything that decides what it contains, JSON-able, with ``release``, ``backend``
+    and ``architectures`` at least.
+    """
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     label = _NOT_IN_NAMES.sub("_", str(inputs["release"]))[:40]
     parts = [label, str(inputs["backend"])]
     if inputs["architectures"]:
-        parts.append("sm" + "_".join(str(arch) for arch in inputs["architectures"]))
+        prefix = "sm" if inputs["backend"] == "cuda" else ""
+        parts.append(prefix + "_".join(str(arch) for arch in inputs["architectures"]))
     return "-".join([*parts, digest[:8]])
 
 
@@ -188,15 +117,23 @@ def differences(wanted: Mapping[str, Mapping[str, Any]], found: Mapping[str, Map
     return phrases
 
 
+def read_manifest(target: str) -> dict[str, Any]:
+    """Return the manifest of a release's directory; empty where there is none that can be read."""
+    try:
+        with open(os.path.join(target, MANIFEST), encoding="utf-8") as stream:
+            manifest = json.load(stream)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
 def complete(target: str) -> bool:
     """Whether a release is there with all its files at their full size.
 
     The bytes were compared when it was installed; hashing 20 MB on every run is not worth the wait.
     """
-    try:
-        with open(os.path.join(target, MANIFEST), encoding="utf-8") as stream:
-            files = json.load(stream)["files"]
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
+    files = read_manifest(target).get("files")
+    if not files:
         return False
     for name, wanted in files.items():
         path = os.path.join(target, name)
@@ -218,40 +155,3 @@ def file_sha256(path: str) -> str:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
-
-
-# What the end of a failed build's log says -> what an operator can do about it.
-_CAUSES: tuple[tuple[str, str], ...] = (
-    (
-        r"No space left on device",
-        "the disk of llama_cpp_build_dir is full: free some space or set llama_cpp_build_dir to another disk",
-    ),
-    (
-        r"Killed signal terminated program|internal compiler error: Killed|signal 9",
-        "the compiler was killed, most likely out of memory: lower llama_cpp_build_jobs",
-    ),
-    (
-        r"std::filesystem|<filesystem>|undefined reference to `std::filesystem",
-        "the compiler is too old for std::filesystem (gcc 8): use gcc 9 or newer",
-    ),
-    (
-        r"Unsupported gpu architecture|unsupported CUDA architecture|CMAKE_CUDA_ARCHITECTURES",
-        "this CUDA toolkit cannot compile for llama_cpp_cuda_architectures",
-    ),
-    (
-        r"Could NOT find CUDAToolkit|nvcc.*not found|No CMAKE_CUDA_COMPILER",
-        "no CUDA toolkit on the builder: install it and set llama_cpp_cuda_home",
-    ),
-    (
-        r"CMake \d.* or higher is required|CMake Error.*cmake_minimum_required",
-        "cmake on the builder is too old for this llama.cpp",
-    ),
-)
-
-
-def probable_cause(log_tail: str) -> str:
-    """Return what most likely broke a build, from the end of its log; empty when unknown."""
-    for pattern, advice in _CAUSES:
-        if re.search(pattern, log_tail):
-            return advice
-    return ""

@@ -29,14 +29,35 @@ def plan_table(plan: Mapping[str, Any], addresses: Mapping[str, str] | None = No
     for instance in plan["instances"]:
         rows += _rows(instance, host_free(plan, instance))
     if len(rows) == 1:
-        return "No instances are declared."
+        return "\n".join(["No instances are declared.", *releases(plan)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = [_line(row, widths) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     lines.append("(sizes in MiB)")
     for instance in plan["instances"]:
         lines += ["", *_footer(instance, addresses or {})]
+    lines += ["", *releases(plan)]
     return "\n".join(lines)
+
+
+def releases(plan: Mapping[str, Any]) -> list[str]:
+    """Return the lines that say which release runs where, and who compiles it with what."""
+    lines = []
+    for release in plan.get("releases", {}).values():
+        text = "release %s on %s" % (release["id"], ", ".join(release["nodes"]))
+        lines += _wrapped("%s: %s" % (text, made(release)), 0)
+    return lines
+
+
+def made(release: Mapping[str, Any]) -> str:
+    """Return how a release comes about, in words."""
+    if not release["builder"]:
+        return "is installed" if release["inputs"].get("cmake_args") else "comes built"
+    toolchain = release["toolchain"]
+    with_ = ["gcc %d" % toolchain["gcc"]["version"] if toolchain["gcc"]["version"] else "the system's gcc"]
+    if toolchain["cuda"]:
+        with_.append("CUDA %s (%s)" % (toolchain["cuda"]["version"], toolchain["cuda"]["provider"]))
+    return "compiled on %s with %s" % (release["builder"], " and ".join(with_))
 
 
 def _rows(instance: Mapping[str, Any], left: int | None) -> list[list[str]]:

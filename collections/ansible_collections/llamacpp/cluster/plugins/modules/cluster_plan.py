@@ -21,9 +21,6 @@ options:
     description: Release of llama.cpp.
     type: raw
     required: true
-  build:
-    description: What the release is made from. Noted in the plan as it is.
-    type: dict
   instances:
     description: The declared instances. Their C(api_keys) are checked and then forgotten.
     type: raw
@@ -38,7 +35,7 @@ options:
     elements: str
     required: true
   declared_nodes:
-    description: What the inventory says of nodes, by name (C(fabric_address), C(devices), C(cores)).
+    description: What the inventory says of nodes, by name (C(fabric_address), C(devices), C(cores), and of builds).
     type: dict
     default: {}
   nodes:
@@ -50,6 +47,14 @@ options:
     type: list
     elements: str
     default: []
+  builder_nodes:
+    description: What M(llamacpp.cluster.node_info) found of builders that are not among O(inventory_nodes).
+    type: dict
+    default: {}
+  pinned:
+    description: Ids of releases by node that are taken as they are installed there, instead of O(release).
+    type: dict
+    default: {}
   models:
     description:
       - By instance, what was found of its model. The result of M(llamacpp.cluster.gguf_info), failed ones too.
@@ -96,18 +101,20 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: The plan; C(schema) 2.
+  description: The plan; C(schema) 3.
   returned: when O(check_only=false)
   type: dict
   contains:
     release:
       description: Release of llama.cpp.
       type: str
-    build:
-      description: The value of O(build).
+    releases:
+      description:
+        - By id, what each release is made of (C(inputs)), for which C(nodes), by which C(builder) and with which
+          C(toolchain). C(addresses) are those by which its nodes can copy it from each other.
       type: dict
     nodes:
-      description: C(fabric_address), C(units) and C(firewall) of every node.
+      description: C(release), C(devices), C(fabric_address), C(units) and C(firewall) of every node.
       type: dict
     devices:
       description: By node, every device with its C(memory_bytes), the C(uses) of each instance, margin and free bytes.
@@ -132,6 +139,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._parse import par
 from ansible_collections.llamacpp.cluster.plugins.module_utils._parse_instance import INSTANCE_KEYS
 from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import Plan, make_plan, plan_json
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import PlanError, Problem
+from ansible_collections.llamacpp.cluster.plugins.module_utils._release import file_sha256
 from ansible_collections.llamacpp.cluster.plugins.module_utils._sources import Found, Looked
 from ansible_collections.llamacpp.cluster.plugins.module_utils._textfile import bring
 
@@ -158,12 +166,41 @@ def read_model(result: dict[str, Any]) -> Looked | str:
     return str(result.get("msg") or "its header was not read")
 
 
+def with_checksums(nodes: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Return what is declared of nodes with the sha256 of patches on the control node: it names the release."""
+    problems: list[Problem] = []
+    found = {}
+    for name, data in nodes.items():
+        patches = data.get("patches")
+        if isinstance(patches, list):
+            data = dict(data, patches=[_checked(problems, index, item) for index, item in enumerate(patches)])
+        found[name] = data
+    return found, list({str(problem): problem for problem in problems}.values())
+
+
+def _checked(problems: list[Problem], index: int, patch: Any) -> Any:
+    if not isinstance(patch, dict) or not isinstance(patch.get("path"), str):
+        return patch
+    variable = "llamacpp_patches[%d].%s"
+    try:
+        sha256 = file_sha256(patch["path"])
+    except OSError as error:
+        fix = "cannot be read on the control node: %s" % error.strerror
+        problems.append(Problem(variable % (index, "path"), patch["path"], fix))
+        return patch
+    if patch.get("sha256", sha256) != sha256:
+        fix = "the file has %s: correct it, or find out who changed the file" % sha256
+        problems.append(Problem(variable % (index, "sha256"), patch["sha256"], fix))
+    return dict(patch, sha256=sha256)
+
+
 def plan_or_problems(params: dict[str, Any], declared: Declared) -> tuple[Plan, list[Problem]]:
     """Make the plan; return it, or the problems."""
     nodes = {name: NodeFacts.from_dict(facts) for name, facts in params["nodes"].items()}
     models = {name: read_model(result) for name, result in params["models"].items()}
     try:
-        return make_plan(declared, nodes, models), []
+        builders = {name: NodeFacts.from_dict(facts) for name, facts in params["builder_nodes"].items()}
+        return make_plan(declared, nodes, models, builders), []
     except PlanError as error:
         return {}, error.problems
 
@@ -175,13 +212,14 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "release": {"type": "raw", "required": True},
-            "build": {"type": "dict"},
             "instances": {"type": "raw", "required": True},
             "settings": {"type": "dict", "default": {}},
             "inventory_nodes": {"type": "list", "elements": "str", "required": True},
             "declared_nodes": {"type": "dict", "default": {}},
             "nodes": {"type": "dict", "default": {}},
             "builders": {"type": "list", "elements": "str", "default": []},
+            "builder_nodes": {"type": "dict", "default": {}},
+            "pinned": {"type": "dict", "default": {}},
             "models": {"type": "dict", "default": {}},
             "static": {"type": "bool", "default": False},
             "check_only": {"type": "bool", "default": False},
@@ -192,15 +230,18 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    declared_nodes, unread = with_checksums(params["declared_nodes"])
     declared, problems = parse(
         params["release"],
         params["instances"],
         params["settings"],
         params["inventory_nodes"],
-        params["declared_nodes"],
+        declared_nodes,
         params["builders"],
         params["static"],
+        params["pinned"],
     )
+    problems += unread
     params["instances"] = without_keys(params["instances"])
     plan: Plan = {}
     if not params["check_only"]:
@@ -211,7 +252,6 @@ def main() -> None:
         module.fail_json(msg="\n".join(lines + ["  %s" % problem for problem in problems]))
     if params["check_only"]:
         module.exit_json(changed=False)
-    plan["build"] = params["build"]
     result: dict[str, Any] = {"changed": False}
     if params["dest"]:
         try:

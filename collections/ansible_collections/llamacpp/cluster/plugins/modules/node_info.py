@@ -45,6 +45,11 @@ options:
     description: Where unit files of the administrator live.
     type: path
     default: /etc/systemd/system
+  cuda_homes:
+    description: Directories to look for CUDA toolkits in, besides those where they usually are.
+    type: list
+    elements: path
+    default: []
   pynvml:
     description: Set by the action plugin. The control node's pynvml, packed.
     type: str
@@ -123,19 +128,39 @@ node:
     devices:
       description: >-
         C(kind), C(name), C(index), C(memory_bytes), C(free_bytes) and C(compute_capability) of each NVIDIA GPU (or MIG
-        instance in place of it), or of the CPU where there is none. C(memory_bytes) of a GPU is what CUDA can give,
-        without the driver's own part. GPUs also have C(uuid) (which CUDA_VISIBLE_DEVICES takes), C(pci_id),
-        C(numa_node), C(nvlink) (indices of the devices that NVLinks join it to), C(nvlinks) (how many to each), and
-        C(mig), the index of the GPU that an instance is a part of.
+        instance in place of it), else of each AMD GPU that the kernel's ROCm driver knows, or of the CPU where there is
+        none. C(memory_bytes) of a GPU is what CUDA can give, without the driver's own part. GPUs also have C(uuid)
+        (which CUDA_VISIBLE_DEVICES takes), C(pci_id), C(numa_node), C(nvlink) (indices of the devices that NVLinks join
+        it to), C(nvlinks) (how many to each), and C(mig), the index of the GPU that an instance is a part of.
       type: list
       elements: dict
     releases:
       description: Ids of the releases that are installed with all their files.
       type: list
       elements: str
+    manifests:
+      description: C(inputs), C(kind), C(build_number), C(commit) and C(rpc_server) of each of C(releases), by id.
+      type: dict
     current_release:
       description: Id of the release that C(current) points to, or null.
       type: str
+    previous_release:
+      description: Id of the release that was current before, or null.
+      type: str
+    driver:
+      description: Version of NVIDIA's driver; empty without one.
+      type: str
+    toolkits:
+      description: C(version) and C(home) of each CUDA toolkit that has a compiler, newest first.
+      type: list
+      elements: dict
+    compilers:
+      description: Version of the default C(gcc); empty without one.
+      type: dict
+    rdma:
+      description: RDMA devices with an active port.
+      type: list
+      elements: str
     units:
       description: C(role), C(instance), C(port), C(release) and C(active) by unit of the collection.
       type: dict
@@ -156,11 +181,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils import _gpu_find, _links, _node
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _compilers, _gpu_find, _gpu_other, _links, _node
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gpu_nvml import unpack
-from ansible_collections.llamacpp.cluster.plugins.module_utils._release import complete, file_sha256
+from ansible_collections.llamacpp.cluster.plugins.module_utils._release import complete, file_sha256, read_manifest
 from ansible_collections.llamacpp.cluster.plugins.module_utils._tree import Tree
 
+MANIFEST_KEYS = ("inputs", "kind", "build_number", "commit", "rpc_server")
 # A service on its way up, or down, is still ours.
 RUNNING_STATES = ("active", "activating", "reloading", "deactivating")
 
@@ -200,6 +226,13 @@ class NodeInfo:
         self.module = module
         self.tree = Tree()
         self.run = _gpu_find.runner(module.get_bin_path, module.run_command)
+        self.gpus = self._gpus()
+
+    def _gpus(self) -> dict[str, Any]:
+        try:
+            return _gpu_find.find(self.run, self.tree, unpack(self.module.params["pynvml"], self.module.tmpdir))
+        except _gpu_find.GpuError as error:
+            self.module.fail_json(msg=str(error))
 
     def say(self, *command: str) -> str | None:
         """Return what a command says; None when it is not there or fails."""
@@ -243,13 +276,13 @@ class NodeInfo:
     def devices(self, memory: dict[str, int], name: str) -> list[dict[str, Any]]:
         """Return the GPUs, or the CPU where there is none."""
         try:
-            found = _gpu_find.find(self.run, self.tree, unpack(self.module.params["pynvml"], self.module.tmpdir))
-            gpus = _gpu_find.devices(found)
+            gpus = _gpu_find.devices(self.gpus)
         except _gpu_find.GpuError as error:
             self.module.fail_json(msg=str(error))
+        gpus = gpus or _gpu_other.devices(_gpu_other.amd(self.tree, {}))
         if gpus:
             return gpus
-        for note in found["notes"]:
+        for note in self.gpus["notes"]:
             self.module.warn(note)
         return [
             {
@@ -277,9 +310,18 @@ class NodeInfo:
         names = os.listdir(directory) if os.path.isdir(directory) else []
         return sorted(name for name in names if complete(os.path.join(directory, name)))
 
-    def current_release(self) -> str | None:
-        """Return the id of the release that ``current`` points to."""
-        link = os.path.join(self.module.params["prefix"], "current")
+    def manifests(self, releases: list[str]) -> dict[str, dict[str, Any]]:
+        """Return what a plan asks of the manifests of installed releases."""
+        directory = os.path.join(self.module.params["prefix"], "releases")
+        found = {}
+        for name in releases:
+            manifest = read_manifest(os.path.join(directory, name))
+            found[name] = {key: manifest.get(key) for key in MANIFEST_KEYS}
+        return found
+
+    def link(self, name: str) -> str | None:
+        """Return the id of the release that a link, ``current`` or ``previous``, points to."""
+        link = os.path.join(self.module.params["prefix"], name)
         return os.path.basename(os.readlink(link)) if os.path.islink(link) else None
 
     def firewall(self) -> str:
@@ -294,6 +336,7 @@ class NodeInfo:
         memory = _node.memory(self.tree.read("/proc/meminfo"))
         processor = _node.processor(self.tree.read("/proc/cpuinfo"), usable)
         params = self.module.params
+        releases = self.releases()
         return {
             "hostname": socket.gethostname(),
             "os": _node.os_release(self.tree.read("/etc/os-release")),
@@ -311,8 +354,14 @@ class NodeInfo:
             "managed": {path: managed(path) for path in params["managed"]},
             "users": [name for name in params["users"] if owner_id(name) is not None],
             "devices": self.devices(memory, processor["name"] or platform.machine()),
-            "releases": self.releases(),
-            "current_release": self.current_release(),
+            "releases": releases,
+            "manifests": self.manifests(releases),
+            "current_release": self.link("current"),
+            "previous_release": self.link("previous"),
+            "driver": self.gpus["driver_version"] or "",
+            "toolkits": _compilers.toolkits(self.tree, self.run, params["cuda_homes"]),
+            "compilers": _compilers.compilers(self.run),
+            "rdma": sorted({port["device"] for port in _links.rdma(self.tree) if port["state"] == "active"}),
             "units": self.units(),
             "listening": _node.listening_ports(self.tree.read("/proc/net/tcp"), self.tree.read("/proc/net/tcp6")),
             "firewall": self.firewall(),
@@ -330,6 +379,7 @@ def main() -> None:
             "users": {"type": "list", "elements": "str", "default": []},
             "prefix": {"type": "path", "default": "/opt/llamacpp"},
             "unit_directory": {"type": "path", "default": "/etc/systemd/system"},
+            "cuda_homes": {"type": "list", "elements": "path", "default": []},
             # Not secret, but nothing to read in logs and results either.
             "pynvml": {"type": "str", "no_log": True},
         },

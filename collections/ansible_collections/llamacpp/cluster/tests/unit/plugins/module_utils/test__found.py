@@ -11,7 +11,6 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._found import (
     check_model_disk,
     check_nodes,
     check_reachable,
-    is_installed,
 )
 from ansible_collections.llamacpp.cluster.tests.unit.builders import GIB, accept, instance, link, node, nodes
 
@@ -27,7 +26,7 @@ def messages(declared, found):
 
 
 def system(identity, version):
-    return facts(os={"id": identity, "version": version, "name": "%s of %s" % (identity, version)})
+    return facts(os={"id": identity, "family": "debian", "version": version, "name": "%s of %s" % (identity, version)})
 
 
 @pytest.mark.parametrize(
@@ -83,28 +82,6 @@ def disks(store=None, build=None):
         STORE: {"free_bytes": store or 500 * GIB, "total_bytes": 900 * GIB},
         "/var/cache/llamacpp/build": {"free_bytes": build or 500 * GIB, "total_bytes": 900 * GIB},
     }
-
-
-def test_a_disk_too_small_for_the_build():
-    found = {"node1": facts(disks=disks(build=GIB)), "node2": facts(disks=disks(build=GIB))}
-    assert messages(accept(builders=["node1"]), found) == [
-        "free disk of node1 for /var/cache/llamacpp/build = 1024 MiB: building llama.cpp takes 3072 MiB; "
-        "free some space, or set llamacpp_build_dir to another disk"
-    ]
-
-
-def test_what_is_installed_needs_no_disk():
-    found = {"node1": facts(disks=disks(build=GIB), releases=["b11434-cpu-1a2b3c4d"])}
-    assert messages(accept(builders=["node1"]), found) == []
-
-
-def test_releases_by_their_ids():
-    installed = ["b11434-cpu-1a2b3c4d", "b1143-cuda-sm70-99999999"]
-    assert is_installed("b11434", installed)
-    assert is_installed("b11434-cpu-1a2b3c4d", installed)
-    assert is_installed("b1143", installed)
-    assert not is_installed("b114", installed)
-    assert not is_installed("b11434", [])
 
 
 def test_fewer_workers_than_declared():

@@ -73,7 +73,7 @@ def deployed(plan):
 def test_the_lab():
     plan = plan_for(instance(parallel=2, api_keys=["s3cret"]))
     (item,) = plan["instances"]
-    assert (plan["schema"], plan["release"]) == (2, "b11434")
+    assert (plan["schema"], plan["release"]) == (3, "b11434")
     assert (item["name"], item["unit"], item["head"]) == ("demo", "llamacpp-demo.service", "node1")
     assert item["model"] == {
         "file": "toy.gguf",
@@ -121,6 +121,7 @@ def test_the_lab():
         "unit": "llamacpp-rpc-demo.service",
         "devices": ["CPU"],
         "args": ["--host", "10.0.1.12", "--port", "50052", "--device", "CPU", "--threads", "4"],
+        "release": item["release"],
     }
     middle = item["devices"][1]
     taken = [middle[part + "_bytes"] for part in ("model", "context", "compute", "overhead")]
@@ -157,17 +158,22 @@ def test_the_lab():
     assert item["start_timeout"] == 300 + 3 * 20
     assert item["api_key_file"] == "/etc/llamacpp/keys/demo"
     assert plan["nodes"]["node1"] == {
+        "release": item["release"],
+        "devices": [],
         "fabric_address": "10.0.1.11",
         "units": ["llamacpp-demo.service"],
         "firewall": [{"port": 8080, "sources": [], "purpose": "http", "instance": "demo"}],
     }
     assert plan["nodes"]["node2"] == {
+        "release": item["release"],
+        "devices": [],
         "fabric_address": "10.0.1.12",
         "units": ["llamacpp-rpc-demo.service"],
         "firewall": [{"port": 50052, "sources": ["10.0.1.11"], "purpose": "rpc", "instance": "demo"}],
     }
     # Nodes without an instance are in the plan too: that is how their old units are found.
-    assert plan["nodes"]["node6"] == {"fabric_address": None, "units": [], "firewall": []}
+    idle = {"release": None, "devices": [], "fabric_address": None, "units": [], "firewall": []}
+    assert plan["nodes"]["node6"] == idle
     assert "s3cret" not in json.dumps(plan)
 
 
@@ -185,7 +191,7 @@ def test_a_cluster_that_runs_the_plan_gives_it_again():
 
 
 def test_changing_slots_touches_one_head_only():
-    before = plan_for(instance("a"), instance("b", nodes=["node2"]))
+    before = plan_for(instance("a"), instance("b", nodes=["node2"]), found=nodes(6))
     after = plan_for(instance("a", parallel=2), instance("b", nodes=["node2"]), found=deployed(before))
     assert after["nodes"] == before["nodes"]
     assert what_runs(after)[1] == what_runs(before)[1]
@@ -221,7 +227,14 @@ def test_one_cpu_node():
     assert "--rpc" not in item["args"]
     assert "--tensor-split" not in item["args"]
     # Nobody else reaches the loopback address, so the firewall stays shut.
-    assert plan["nodes"]["node1"] == {"fabric_address": None, "units": ["llamacpp-demo.service"], "firewall": []}
+    assert plan["nodes"]["node1"] == {
+        "release": item["release"],
+        "devices": [],
+        "fabric_address": None,
+        "units": ["llamacpp-demo.service"],
+        "firewall": [],
+    }
+    assert plan["releases"][item["release"]]["nodes"] == list(nodes())
 
 
 def test_a_model_from_an_address_keeps_its_checksum():
@@ -294,7 +307,9 @@ def test_a_static_plan_needs_devices():
 
 
 def test_declared_devices_win_over_found_ones():
-    declared = {"node1": {"devices": [{"kind": "cuda", "name": "H100", "memory": "80 GiB"}]}}
+    declared = {
+        "node1": {"devices": [{"kind": "cuda", "name": "H100", "memory": "80 GiB", "compute_capability": "9.0"}]}
+    }
     (item,) = plan_for(instance(nodes=["node1"]), nodes=declared)["instances"]
     assert [entry["device"] for entry in item["devices"]] == ["CUDA0"]
 
@@ -326,7 +341,7 @@ def test_all_problems_together():
         node(
             python="3.6.8",
             listening=[8000],
-            os={"id": "rhel", "version": "7.9", "name": "RHEL 7.9"},
+            os={"id": "rhel", "family": "redhat", "version": "7.9", "name": "RHEL 7.9"},
             disks={"/var/lib/llamacpp/models": {"free_bytes": GIB, "total_bytes": GIB}},
         )
     )
