@@ -16,7 +16,8 @@ CHECK = $(PYTHON) scripts/check.py
 # Molecule and the playbooks look for ansible's other commands on PATH.
 PLAYBOOK = PATH="$(CURDIR)/.venv/bin:$$PATH" ansible-playbook
 
-.PHONY: help setup lab-up lab-down demo site plan test lint test-unit sanity test-lab molecule bench clean
+.PHONY: help setup lab-up lab-down demo site plan rollback updates bundle test lint test-unit sanity test-lab test-cuda \
+	molecule bench clean
 
 help: ## List the targets
 	@printf 'Usage: make TARGET [VARIABLE=value]\n\n'
@@ -40,6 +41,15 @@ site: setup ## Bring a cluster to what its inventory says [INVENTORY=inventories
 plan: setup ## Show what `make site` would place where [INVENTORY=inventories/lab, ARGS=...]
 	@$(PLAYBOOK) -i $(INVENTORY) playbooks/plan.yml $(ARGS)
 
+rollback: setup ## Go back to the release of llama.cpp that was current before [INVENTORY=inventories/lab]
+	@$(PLAYBOOK) -i $(INVENTORY) playbooks/rollback.yml $(ARGS)
+
+updates: setup ## Show which releases are on the nodes, and what is newer [INVENTORY=inventories/lab]
+	@$(PLAYBOOK) -i $(INVENTORY) playbooks/updates.yml $(ARGS)
+
+bundle: setup ## Collect all that `make site` would fetch into one file, for a cluster without network [INVENTORY=inventories/lab]
+	@$(PLAYBOOK) -i $(INVENTORY) playbooks/bundle.yml $(ARGS)
+
 test: ## All checks, from lint to molecule [KEEP_GOING=1]
 	@$(CHECK)
 
@@ -55,10 +65,13 @@ sanity: ## ansible-test sanity
 test-lab: ## Tests on real nodes
 	@$(CHECK) setup lab
 
-molecule: ## The molecule scenario `default`
+test-cuda: ## Whole builds with CUDA and Vulkan on real nodes; not a part of `make test`, as they take half an hour
+	@$(CHECK) setup cuda
+
+molecule: ## A cluster from nothing, another build of llama.cpp, and back
 	@$(CHECK) setup molecule
 
-bench: setup ## Measure: GGUF headers, estimates, plans, fuzzing, whole runs; all or one part [ARGS='PART ...', ARGS=--help]
+bench: setup ## Measure: GGUF headers, estimates, plans, builds, fuzzing, whole runs; all or one part [ARGS='PART ...', ARGS=--help]
 	@.venv/bin/python tests/bench/all.py $(ARGS)
 
 clean: ## Remove .venv and what the tests and the demo left in the working tree (the lab: make lab-down)

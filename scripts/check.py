@@ -34,6 +34,7 @@ class Stage:
     what: str
     commands: tuple[tuple[str, ...], ...]
     report: bool = False  # whether the commands are pytest's, which can count
+    asked: bool = False  # whether it runs only when it is asked for by name
 
 
 @dataclass
@@ -83,7 +84,7 @@ STAGES = (
             (str(BIN / "ansible-lint"),),
         ),
     ),
-    Stage("unit", "pytest without nodes", (pytest("-m", "not lab and not truth"),), report=True),
+    Stage("unit", "pytest without nodes", (pytest("-m", "not lab and not truth and not slow_build"),), report=True),
     Stage("truth", "estimates beside llama.cpp's own figures (a minute or two)", (pytest("-m", "truth"),), report=True),
     Stage(
         "sanity",
@@ -93,17 +94,24 @@ STAGES = (
     Stage(
         "lab",
         "pytest on real nodes (minutes; the first time it builds llama.cpp)",
-        (pytest("-m", "lab", "--verbose", "--capture=tee-sys"),),
+        (pytest("-m", "lab and not slow_build", "--verbose", "--capture=tee-sys"),),
         True,
     ),
     Stage(
         "molecule",
-        "the default scenario: create, converge, idempotence, verify, destroy",
+        "a cluster from nothing, then another build of llama.cpp and back",
         (
-            (str(BIN / "molecule"), "test", "--scenario-name", "default"),
+            (str(BIN / "molecule"), "test", "--all"),
             # molecule cleans up after every failure but that of `create`; this costs nothing when nothing is left.
             (str(BIN / "molecule"), "destroy", "--scenario-name", "default"),
         ),
+    ),
+    Stage(
+        "cuda",
+        "whole builds with CUDA and Vulkan on real nodes (half an hour the first time)",
+        (pytest("-m", "slow_build", "--verbose", "--capture=tee-sys"),),
+        True,
+        asked=True,
     ),
 )
 
@@ -168,13 +176,13 @@ def table(outcomes: list[Outcome]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [stage.name for stage in STAGES]
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which stages, of {', '.join(names)}; default: all")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which stages, of {', '.join(names)}; default: all but cuda")
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.stages if name not in names]
     if unknown:
         parser.error(f"no stage {unknown[0]!r}; there are {', '.join(names)}")
 
-    wanted = arguments.stages or names
+    wanted = arguments.stages or [stage.name for stage in STAGES if not stage.asked]
     outcomes = [Outcome(stage) for stage in STAGES if stage.name in wanted]
     keep_going = os.environ.get("KEEP_GOING", "") not in ("", "0")
     REPORTS.mkdir(parents=True, exist_ok=True)

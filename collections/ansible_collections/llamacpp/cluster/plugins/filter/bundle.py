@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
@@ -29,15 +30,13 @@ def bundle_system(node: Mapping[str, Any]) -> str:
     return "%s-%s-%s" % (system["id"], version, node["machine"])
 
 
-def bundle_toolchain(toolchains: Sequence[Mapping[str, Any]], what: str = "packages") -> list[str]:
-    """List what compilers consist of: packages of the distribution, or wheels where the toolkit comes from an index."""
+def bundle_toolchain(toolchains: Sequence[Mapping[str, Any]]) -> list[str]:
+    """List the packages of the distribution that compilers consist of; a CUDA toolkit of wheels consists of none."""
     found: list[str] = []
     for toolchain in toolchains:
         gcc, cuda = toolchain.get("gcc") or {}, toolchain.get("cuda") or {}
-        from_index = cuda.get("provider") == "pip"
-        if what == "packages":
-            found += gcc.get("packages") or []
-        if from_index == (what == "wheels"):
+        found += gcc.get("packages") or []
+        if cuda.get("provider") != "pip":
             found += cuda.get("packages") or []
     return list(dict.fromkeys(found))
 
@@ -45,6 +44,7 @@ def bundle_toolchain(toolchains: Sequence[Mapping[str, Any]], what: str = "packa
 def bundle_files(
     sources: Mapping[str, Any],
     pages: Mapping[str, Any],
+    toolkits: Mapping[str, Any],
     models: Sequence[Mapping[str, Any]],
     packages: Sequence[Mapping[str, Any]],
     releases: Mapping[str, Mapping[str, Any]],
@@ -52,7 +52,7 @@ def bundle_files(
 ) -> list[dict[str, Any]]:
     """List what is packed, for the option C(files) of bundle.
 
-    ``sources`` and ``pages``: results of loops of llama_source and llama_ui. ``models``: of :func:`planned_models`.
+    ``sources``, ``pages`` and ``toolkits``: results of loops of llama_source, llama_ui and cuda_wheels. ``models``: of :func:`planned_models`.
     ``packages``: facts C(bundle_node) of the nodes that collected, with C(versions). ``releases``: of the plan.
     """
     found: list[dict[str, Any]] = []
@@ -62,6 +62,10 @@ def bundle_files(
         found += [{"kind": "patch", "file": patch["path"], "name": patch["name"]} for patch in result["patches"]]
     for result in _done(pages):
         found.append({"kind": "ui", "file": result["archive"], "details": {"release": result["item"]["release"]}})
+    wheels = [file for result in _done(toolkits) for file in result["files"]]
+    # Keys of package repositories that cuda_toolkit keeps there, too.
+    keys = sorted(glob.glob(os.path.join(glob.escape(cache), "cuda", "*.pub")))
+    found += [{"kind": "cuda", "file": file} for file in dict.fromkeys([*wheels, *keys])]
     for item in models:
         entry = {"kind": "model", "file": item["path"] or fetched_model(item, cache), "folder": item["folder"]}
         # llama.cpp reads a model by the name that it has in the store, whatever its file is called here.

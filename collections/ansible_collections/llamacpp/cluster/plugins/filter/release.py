@@ -53,13 +53,14 @@ def release_source(todo: Sequence[Mapping[str, Any]], nodes: Mapping[str, Any]) 
             continue
         name = source_name(item)
         declared = nodes[item["nodes"][0]].get("source") or item["inputs"]["source"]
-        found[name] = {
+        entry = {
             "name": name,
             "release": item["inputs"]["release"],
             "source": declared,
             "patches": item["patches"],
             "web_ui": item["inputs"]["web_ui"],
         }
+        found.setdefault(name, entry)
     return found
 
 

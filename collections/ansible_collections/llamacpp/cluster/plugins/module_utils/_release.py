@@ -133,7 +133,7 @@ def complete(target: str) -> bool:
     The bytes were compared when it was installed; hashing 20 MB on every run is not worth the wait.
     """
     files = read_manifest(target).get("files")
-    if not files:
+    if files is None:
         return False
     for name, wanted in files.items():
         path = os.path.join(target, name)
