@@ -108,6 +108,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _share
 
 LOG_LINES = "20"
+RUNTIME = "/run"
 # As narrow as systemd 239 (EL 8) and newer have in common. CAP_SETUID and CAP_SETGID to become the user, and
 # CAP_DAC_READ_SEARCH to open files of others; all three are gone with root.
 SANDBOX = (
@@ -204,7 +205,7 @@ class FabricShare:
             "user": self.params["user"],
         }
         # Not on the command line, which every user of the node can read. Both are read before systemd-run returns.
-        with tempfile.TemporaryDirectory(prefix="llamacpp-share-", dir="/run") as work:
+        with tempfile.TemporaryDirectory(prefix="llamacpp-share-", dir=RUNTIME) as work:
             script, settings = os.path.join(work, "share.py"), os.path.join(work, "config.json")
             for path, text in ((script, inspect.getsource(_share)), (settings, json.dumps(config))):
                 with open(path, "w", encoding="utf-8") as stream:
