@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 from llamalab.supervise import hierarchies
-from runs import BIN, ROOT, Run, RunFailed, run
+from runs import BIN, ROOT, Run, RunFailed, output, run
 
 LABCTL = ROOT / "tests" / "lab" / "labctl.py"
 NAME = "bench"
@@ -25,6 +25,7 @@ MODEL_SIZE = ("--megabytes=20", "--layers=12")  # little to load: what is measur
 # The release of the demo, so that whichever of the two comes first builds it for both.
 DEMO_VARIABLES = (ROOT / "group_vars" / "all.yml", ROOT / "inventories" / "lab" / "group_vars" / "all" / "20_lab.yml")
 NODES_AN_INSTANCE = 3
+ROLE_VARIABLES = ROOT / "collections/ansible_collections/llamacpp/cluster/roles/llama_cpp/vars/main.yml"
 
 
 class BenchLab:
@@ -41,13 +42,13 @@ class BenchLab:
         self._directory = tempfile.TemporaryDirectory(prefix="bench-")
         self.work = Path(self._directory.name)
         self._key = secrets.token_urlsafe(24)
-        self._release: dict[str, Any] = {}
+        self.release: dict[str, Any] = {}  # llamacpp_release and llamacpp_source, as the demo has them
 
     def __enter__(self) -> BenchLab:
         declared: dict[str, Any] = {}
         for path in DEMO_VARIABLES:
             declared.update(yaml.safe_load(path.read_text("utf-8")))
-        self._release = {name: declared[name] for name in ("llamacpp_release", "llamacpp_source")}
+        self.release = {name: declared[name] for name in ("llamacpp_release", "llamacpp_source")}
         if not self.keep:
             self._labctl("down")
         self._checked([str(BIN / "python"), "demo/make_model.py", str(MODEL), *MODEL_SIZE])
@@ -69,20 +70,47 @@ class BenchLab:
         self._inventory = self._labctl("up", f"--nodes={nodes}", *owner)["inventory"]
         self.nodes = nodes
 
+    def fresh(self, nodes: int) -> None:
+        """Bring up that many nodes that have nothing yet. Raises RunFailed."""
+        self._close_connections()
+        self._labctl("down")
+        self.up(nodes)
+
     def site(self, *more: str) -> Run:
         """Run site.yml: one instance for every three nodes, and instances of the names ``more`` on the first three."""
         groups = [self._node_names(first) for first in range(1, self.nodes + 1, NODES_AN_INSTANCE)]
         instances = [self._instance(f"bench{number}", nodes) for number, nodes in enumerate(groups, start=1)]
         instances += [self._instance(name, groups[0]) for name in more]
-        variables = {
-            **self._release,
-            "llamacpp_plan_path": str(self.work / "plan.json"),
-            "llamacpp_instances": instances,
-        }
+        return self._playbook("site", {"llamacpp_instances": instances})
+
+    def playbook(self, name: str, variables: dict[str, Any]) -> Run:
+        """Run a playbook with these variables and one instance, on the first node."""
+        return self._playbook(name, {"llamacpp_instances": [self._instance("bench", ["node1"])], **variables})
+
+    def module(self, node: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Run a module on a node, as root, or on ``localhost``; return its result. Raises RunFailed."""
+        words = [node, f"--module-name={name}", f"--args={json.dumps(arguments)}"]
+        if node == "localhost":
+            words.append(f"--extra-vars=ansible_python_interpreter={BIN / 'python'}")
+        else:
+            words.append("--become")
+        text = output(["ansible", f"--inventory={self._inventory}", *words], self._environment())
+        # "node1 | CHANGED => {...}"
+        result: dict[str, Any] = json.loads(text.partition("=>")[2])
+        return result
+
+    def build_packages(self) -> list[str]:
+        """Names of the packages that the role installs on a Debian node that compiles."""
+        declared = yaml.safe_load(ROLE_VARIABLES.read_text("utf-8"))
+        names: list[str] = declared["__llama_cpp_packages"]["debian"]["build"]
+        return names
+
+    def _playbook(self, name: str, variables: dict[str, Any]) -> Run:
         file = self.work / "variables.json"
         file.touch(mode=0o600)  # there is an API key in it
-        file.write_text(json.dumps(variables), "utf-8")
-        return self._ansible("ansible-playbook", f"--extra-vars=@{file}", "playbooks/site.yml")
+        whole = {**self.release, "llamacpp_plan_path": str(self.work / "plan.json"), **variables}
+        file.write_text(json.dumps(whole), "utf-8")
+        return self._ansible("ansible-playbook", f"--extra-vars=@{file}", f"playbooks/{name}.yml")
 
     def setup(self) -> Run:
         """Gather all facts of all nodes: the yardstick."""

@@ -134,6 +134,22 @@ def run(
     return Run(seconds, usage.ru_utime + usage.ru_stime, main_cpu, watch.spans, watch.changed)
 
 
+def output(command: Sequence[str], environment: dict[str, str]) -> str:
+    """Run one of Ansible's commands in the repository's root; return what it prints. Raises RunFailed."""
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RunFailed(f"{command[0]} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-TAIL:]}")
+    return done.stdout
+
+
 def own_cpu(pid: int, known: float) -> float:
     """Processor seconds of a process without its children; ``known`` when it has just ended."""
     try:
