@@ -24,6 +24,14 @@ def installed_in_status(lines: Iterable[str]) -> set[str]:
     return installed
 
 
+def installed_in_rpm(lines: Iterable[str]) -> set[str]:
+    """Return the installed packages of ``rpm --query --queryformat '%{NAME}\\n'``.
+
+    Of a package that is not there rpm says on the same stream, in the words of its language, that it is not installed.
+    """
+    return {line.strip() for line in lines if len(line.split()) == 1}
+
+
 def missing(wanted: Sequence[str], installed: Iterable[str]) -> list[str]:
     """Return the packages of ``wanted`` that are not installed, in the order given."""
     there = set(installed)

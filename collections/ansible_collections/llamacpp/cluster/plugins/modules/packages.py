@@ -76,6 +76,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._command import r
 from ansible_collections.llamacpp.cluster.plugins.module_utils._packages import (
     DPKG_STATUS,
     apt_progress,
+    installed_in_rpm,
     installed_in_status,
     missing,
 )
@@ -97,7 +98,7 @@ def find_missing(module: AnsibleModule) -> list[str]:
         with open(DPKG_STATUS, encoding="utf-8", errors="replace") as stream:
             return missing(wanted, installed_in_status(stream))
     _rc, out, _err = module.run_command(["rpm", "--query", "--queryformat", "%{NAME}\\n", *wanted])
-    return missing(wanted, out.split())
+    return missing(wanted, installed_in_rpm(out.splitlines()))
 
 
 def apt_get(arguments: list[str], progress: Progress) -> tuple[int, str]:

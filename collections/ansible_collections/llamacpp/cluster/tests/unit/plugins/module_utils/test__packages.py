@@ -25,6 +25,11 @@ def test_only_installed_packages_count():
     assert _packages.installed_in_status(STATUS.splitlines(True)) == {"cmake"}
 
 
+def test_rpm_names_packages_also_to_say_that_they_are_not_there():
+    said = "libstdc++\npackage gcc-toolset-12-gcc is not installed\ncmake\n"
+    assert _packages.installed_in_rpm(said.splitlines(True)) == {"libstdc++", "cmake"}
+
+
 def test_missing_keeps_the_order_and_says_each_once():
     assert _packages.missing(["g++", "cmake", "ccache", "g++"], {"cmake"}) == ["g++", "ccache"]
 
