@@ -52,8 +52,9 @@ def bundle_files(
 ) -> list[dict[str, Any]]:
     """List what is packed, for the option C(files) of bundle.
 
-    ``sources``, ``pages`` and ``toolkits``: results of loops of llama_source, llama_ui and cuda_wheels. ``models``: of :func:`planned_models`.
-    ``packages``: facts C(bundle_node) of the nodes that collected, with C(versions). ``releases``: of the plan.
+    ``sources``, ``pages`` and ``toolkits``: results of loops of llama_source, llama_ui and cuda_wheels. ``models``: of
+    :func:`planned_models`. ``packages``: what nodes collected, each ``system``, ``nodes``, ``packages`` (asked for) and
+    ``versions``. ``releases``: of the plan.
     """
     found: list[dict[str, Any]] = []
     for result in _done(sources):

@@ -30,6 +30,7 @@ DIRECTORIES: Mapping[str, str] = {
     "source": "sources",
     "patch": "patches",
     "ui": "ui",
+    "cuda": "cuda",
     "npm": "npm",
     "release": "releases",
     "packages": "packages",
@@ -37,7 +38,7 @@ DIRECTORIES: Mapping[str, str] = {
     "model": "models",
 }
 # Kinds whose files lie in the control node's cache under the same path, where every role looks for them.
-CACHED = ("source", "patch", "ui", "release")
+CACHED = ("source", "patch", "ui", "cuda", "release")
 REMEDY = "run playbooks/bundle.yml for this inventory, on a machine with a network, and bring the new bundle here"
 
 

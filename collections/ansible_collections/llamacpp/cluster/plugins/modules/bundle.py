@@ -39,7 +39,7 @@ options:
       kind:
         description: What it is. Each kind has a directory in the archive.
         type: str
-        choices: [model, npm, packages, patch, release, source, ui, wheel]
+        choices: [cuda, model, npm, packages, patch, release, source, ui, wheel]
         required: true
       file:
         description:

@@ -42,7 +42,6 @@ def test_a_toolkit_of_wheels_is_no_package_of_the_distribution():
         {},
     ]
     assert bundle.bundle_toolchain(toolchains) == ["gcc-12", "g++-12", "cuda-toolkit-12-2"]
-    assert bundle.bundle_toolchain(toolchains, "wheels") == ["nvidia-cuda-nvcc==13.0.88"]
 
 
 def test_everything_that_was_collected_is_packed(tmp_path):
@@ -52,20 +51,26 @@ def test_everything_that_was_collected_is_packed(tmp_path):
     patch = {"name": "fix.patch", "path": "/c/patches/aa.patch", "sha256": "aa"}
     sources = {"results": [{"item": {"release": "b1"}, "archive": "/c/sources/s.tar.gz", "patches": [patch]}]}
     pages = {"results": [{"item": {"release": "b1"}, "skipped": True}]}
+    (tmp_path / "cuda").mkdir()
+    (tmp_path / "cuda" / "key.pub").write_text("")
+    toolkits = {"results": [{"files": ["/c/cuda/nvcc.whl"]}, {"files": ["/c/cuda/nvcc.whl", "/c/cuda/crt.whl"]}]}
     model = {"name": "small.gguf", "path": None, "sha256": "bb", "folder": "01", "details": {"needed_by": ["demo"]}}
     collected = [{"system": "debian-12-x86_64", "nodes": ["node1"], "packages": ["make"], "versions": {"make": "4.3"}}]
     release = {"nodes": ["node1"], "inputs": {"release": "b1"}}
     files = bundle.bundle_files(
-        sources, pages, [model], collected, {"b1-cpu-0": release, "b1-cuda-0": release}, str(tmp_path)
+        sources, pages, toolkits, [model], collected, {"b1-cpu-0": release, "b1-cuda-0": release}, str(tmp_path)
     )
     assert [(entry["kind"], entry["file"]) for entry in files] == [
         ("source", "/c/sources/s.tar.gz"),
         ("patch", "/c/patches/aa.patch"),
+        ("cuda", "/c/cuda/nvcc.whl"),
+        ("cuda", "/c/cuda/crt.whl"),
+        ("cuda", "%s/cuda/key.pub" % tmp_path),
         ("model", "%s/bundle/models/01/small.gguf" % tmp_path),
         ("packages", "%s/bundle/debian-12-x86_64.tar" % tmp_path),
         ("release", "%s/releases/b1-cpu-0.tar.gz" % tmp_path),
     ]
-    assert files[3]["details"] == {"needed_by": ["node1"], "requested": ["make"], "versions": {"make": "4.3"}}
+    assert files[6]["details"] == {"needed_by": ["node1"], "requested": ["make"], "versions": {"make": "4.3"}}
 
 
 def test_what_is_missing_is_looked_for_in_the_cache_too(tmp_path):
