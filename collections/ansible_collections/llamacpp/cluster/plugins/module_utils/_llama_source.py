@@ -24,7 +24,7 @@ _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _PART_OF_COMMIT = re.compile(r"^[0-9a-f]{7,39}$")
 _SUFFIXES = ((".tar.xz", ".tar.xz"), (".txz", ".tar.xz"), (".tar.bz2", ".tar.bz2"), (".tbz2", ".tar.bz2"))
 # OSError: what gzip and bz2 raise for damaged data.
-_NO_WHOLE_TAR = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
+NO_WHOLE_TAR = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 # What pip says on its way that an operator wants to see.
 _PIP_STEPS = re.compile(
     r"^\s*(Downloading \S+ \([^)]*\)|Using cached \S+|Installing build dependencies|Preparing metadata)"
@@ -125,7 +125,7 @@ def examine(path: str, what: str) -> None:
     try:
         with tarfile.open(path) as tar:
             root = root_of(member.name for member in tar)
-    except _NO_WHOLE_TAR as error:
+    except NO_WHOLE_TAR as error:
         raise ReleaseError("%s is not a whole tar archive: %s" % (what, error)) from error
     if root is None:
         raise ReleaseError("%s holds no llama.cpp: no CMakeLists.txt beside ggml/" % what)
@@ -139,7 +139,7 @@ def commit_in(path: str) -> str:
     try:
         with tarfile.open(path) as tar:
             comment = tar.pax_headers.get("comment", "")
-    except _NO_WHOLE_TAR as error:
+    except NO_WHOLE_TAR as error:
         raise ReleaseError("%s is not a whole tar archive: %s; remove it and run again" % (path, error)) from error
     return comment[:COMMIT_DIGITS] if _COMMIT.match(comment) else ""
 
