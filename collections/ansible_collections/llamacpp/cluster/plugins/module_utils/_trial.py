@@ -23,7 +23,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._cpu_flags import
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._release import ReleaseError, rpc_server_name
 from ansible_collections.llamacpp.cluster.plugins.module_utils._tiny_model import answer, question, tiny_model
-from ansible_collections.llamacpp.cluster.plugins.module_utils._trial_server import TrialServer
+from ansible_collections.llamacpp.cluster.plugins.module_utils._trial_server import TrialServer, ended
 
 # A driver that hangs must not hold up a run forever; a healthy one answers within seconds.
 COMMAND_SECONDS = 120.0
@@ -169,7 +169,7 @@ class Trial:
                 raise ReleaseError(
                     "%s from a release built on %s does not run here (%s): %s; a release runs on the system that built "
                     "it and on newer ones, so put the oldest node into llamacpp_builders"
-                    % (name, _built_on(self.manifest), _ended(rc), output.strip()[-500:])
+                    % (name, _built_on(self.manifest), ended(rc), output.strip()[-500:])
                 )
             lines = [line for line in output.splitlines() if line.startswith("version")] or output.splitlines()
         return lines[0] if lines else ""
@@ -189,7 +189,7 @@ class Trial:
                 % (
                     ", ".join(missing or self.devices),
                     ", ".join(found) or "none",
-                    _ended(rc),
+                    ended(rc),
                     self.manifest.get("inputs", {}).get("backend", "unknown"),
                     ", ".join(self.manifest.get("inputs", {}).get("architectures") or []) or "none",
                     output.strip()[-1000:],
@@ -244,10 +244,6 @@ class Trial:
         except OSError as error:
             raise ReleaseError("%s cannot be run: %s" % (argv[0], error.strerror)) from error
         return done.returncode, done.stdout.decode(errors="replace")
-
-
-def _ended(rc: int) -> str:
-    return "killed by signal %d" % -rc if rc < 0 else "exit code %d" % rc
 
 
 def _is_elf(path: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -73,7 +74,7 @@ class TrialServer:
         deadline = time.monotonic() + START_SECONDS
         while True:
             if self.process.poll() is not None:
-                raise self._failure("ended with exit code %d while it loaded a model" % self.process.returncode)
+                raise self._failure("ended while it loaded a model (%s)" % ended(self.process.returncode))
             try:
                 if self._ask("GET", "/health", None, 5.0)[0] == 200:
                     break
@@ -121,6 +122,13 @@ class TrialServer:
         return ReleaseError(
             "llama-server with a tiny model %s. The end of its log:\n%s" % (what, self._said().strip()[-TAIL_BYTES:])
         )
+
+
+def ended(code: int) -> str:
+    """Say how a process ended; ``code`` as :mod:`subprocess` gives it."""
+    if code == -signal.SIGILL:
+        return "signal 4: it uses an instruction that the CPU of this node does not have"
+    return "signal %d" % -code if code < 0 else "exit code %d" % code
 
 
 def _free_port() -> int:

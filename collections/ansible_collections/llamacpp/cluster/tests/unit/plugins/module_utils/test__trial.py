@@ -94,6 +94,12 @@ def test_server_that_dies_says_why(tmp_path):
         server.complete("a", 1)
 
 
+def test_a_process_that_met_an_unknown_instruction():
+    assert "an instruction that the CPU of this node does not have" in _trial_server.ended(-4)
+    assert _trial_server.ended(-9) == "signal 9"
+    assert _trial_server.ended(1) == "exit code 1"
+
+
 def test_server_that_hangs_is_given_up_and_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(_trial_server, "START_SECONDS", 0.5)
     monkeypatch.setattr(_trial_server, "STOP_SECONDS", 0.5)

@@ -228,6 +228,7 @@ BROKEN = [
     ("wrong numbers on the CPU", server(shift=-1), [], {}),
     ("no kernel image", server(devices=("CUDA0",), crash="no kernel image is available"), ["CUDA0"], {}),
     ("cannot be run", "#!/nowhere/sh\n", [], {}),
+    ("signal 4: it uses an instruction that the CPU", "#!/bin/sh\nkill -ILL $$\n", [], {}),
 ]
 
 
