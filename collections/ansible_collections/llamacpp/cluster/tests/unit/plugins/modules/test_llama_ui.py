@@ -19,7 +19,7 @@ needs_npm = pytest.mark.skipif(not shutil.which("npm") or not shutil.which("node
 
 PACKAGE = {"name": "llama-ui", "private": True, "version": "1.0.0", "scripts": {"build": "node build.js"}}
 # Leaves a mark for every build, so that tests can count them.
-BUILD = """
+BUILD = """\
 const fs = require('fs'), path = require('path'), out = process.env.LLAMA_UI_OUT_DIR;
 fs.mkdirSync(path.join(out, '_app', 'immutable'), {recursive: true});
 const name = 'bundle.1234';
@@ -31,8 +31,7 @@ fs.appendFileSync(process.env.BUILDS, process.env.LLAMA_BUILD_NUMBER + '\\n');
 """
 PATCH = """--- a/tools/ui/build.js
 +++ b/tools/ui/build.js
-@@ -1,3 +1,4 @@
- 
+@@ -1,2 +1,3 @@
  const fs = require('fs'), path = require('path'), out = process.env.LLAMA_UI_OUT_DIR;
 +// patched
  fs.mkdirSync(path.join(out, '_app', 'immutable'), {recursive: true});
