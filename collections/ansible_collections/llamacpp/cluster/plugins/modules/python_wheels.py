@@ -70,13 +70,14 @@ import platform
 import shutil
 import sys
 import tempfile
+import traceback
 
 try:
     import tomllib
 except ImportError:
-    TOMLLIB_IMPORT_ERROR: ImportError | None = sys.exc_info()[1]  # type: ignore[assignment]
+    TOMLLIB_IMPORT_ERROR = traceback.format_exc()
 else:
-    TOMLLIB_IMPORT_ERROR = None
+    TOMLLIB_IMPORT_ERROR = ""
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -97,7 +98,7 @@ def requirements(module: AnsibleModule) -> list[str]:
     wanted = list(module.params["requirements"])
     if module.params["pyproject"]:
         if TOMLLIB_IMPORT_ERROR:
-            module.fail_json(msg=missing_required_lib("tomllib"), exception=str(TOMLLIB_IMPORT_ERROR))
+            module.fail_json(msg=missing_required_lib("tomllib"), exception=TOMLLIB_IMPORT_ERROR)
         with open(module.params["pyproject"], "rb") as stream:
             project = tomllib.load(stream)
         for group in module.params["groups"]:
