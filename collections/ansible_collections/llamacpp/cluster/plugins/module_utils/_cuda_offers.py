@@ -19,8 +19,8 @@ PROVIDERS = ("auto", "package", "distro", "pip", "existing")
 AUTO = ("existing", "package", "distro")
 #: Where the provider V(pip) puts toolkits unless told otherwise.
 PIP_DIRECTORY = "/opt/llamacpp-cuda"
-#: Where Debian and Ubuntu put theirs; /usr/bin/nvcc starts it.
-DISTRO_HOME = "/usr/lib/nvidia-cuda-toolkit"
+#: Where Debian and Ubuntu put theirs: nvcc among the system's programs, headers and libraries among the system's.
+DISTRO_HOME = "/usr"
 #: Where a toolkit is expected when nobody has looked.
 DEFAULT_HOME = "/usr/local/cuda"
 

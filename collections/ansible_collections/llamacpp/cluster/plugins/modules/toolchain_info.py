@@ -76,8 +76,8 @@ EXAMPLES = r"""
 RETURN = r"""
 builder:
   description:
-    - C(os_id), C(os_version), C(os_family), C(machine), C(compilers) (versions of gcc by name, or by path for
-      gcc-toolset) and C(toolkits), each with C(version), C(home), C(nvcc) and C(wheels), of which it was made.
+    - C(os_id), C(os_version), C(os_family), C(machine), C(compilers) (version of the default gcc) and C(toolkits), each
+      with C(version), C(home) and C(wheels), of which it was made.
   returned: success
   type: dict
 driver:
@@ -159,7 +159,7 @@ def main() -> None:
         try:
             found["toolchain"] = choose(params, found["builder"], found["driver"]["version"])
         except ToolchainError as error:
-            module.fail_json(msg=str(error), **found)
+            module.fail_json(msg=str(error))
     module.exit_json(changed=False, **found)
 
 
