@@ -76,6 +76,39 @@ def test_context_of_nothing(cluster: Cluster, context: int) -> None:
     refused(cluster, f"llamacpp_instances[0].context = {context}", "at least 1", llamacpp_instances=instances)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"llamacpp_backend": "metal"}, ("llamacpp_backend of node1 = metal", "must be one of auto, cpu, cuda")),
+        ({"llamacpp_backend": "cuda"}, ("llamacpp_cuda_architectures of node1", '["70"] for V100')),
+        (
+            {"llamacpp_backend": "cuda", "llamacpp_cuda_architectures": ["7.0"]},
+            ("llamacpp_cuda_architectures of node1", "7.0 is no architecture"),
+        ),
+        (
+            {"llamacpp_backend": "cuda", "llamacpp_cuda_architectures": ["70"], "llamacpp_cuda_version": "13.0"},
+            ("toolchain of node2", "13.0"),
+        ),
+        ({"llamacpp_backend": "vulkan"}, ("Vulkan headers are too old", "debian 13")),
+        ({"llamacpp_patches": [{"path": "/nowhere/fix.patch"}]}, ("llamacpp_patches[0].path = /nowhere/fix.patch",)),
+        (
+            {"llamacpp_patches": [{"url": "https://example.org/fix.patch"}]},
+            ("llamacpp_patches[0].sha256 of node1", "needs its sha256"),
+        ),
+        ({"llamacpp_cmake_args": ["-DGGML_NATIVE=ON"]}, ("llamacpp_cpu_variants: true",)),
+    ],
+)
+def test_release_that_cannot_be_built(cluster: Cluster, changes: dict[str, Any], words: tuple[str, ...]) -> None:
+    refused(cluster, *words, **changes)
+
+
+def test_patch_with_another_checksum(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "fix.patch").write_text("--- a/x\n+++ b/x\n", encoding="utf-8")
+    found = hashlib.sha256((tmp_path / "fix.patch").read_bytes()).hexdigest()
+    patches = [{"path": str(tmp_path / "fix.patch"), "sha256": "0" * 64}]
+    refused(cluster, "llamacpp_patches[0].sha256", found, llamacpp_patches=patches)
+
+
 def test_release_that_does_not_exist(cluster: Cluster) -> None:
     refused(cluster, "llamacpp_release = b99999999", "the nearest are b", llamacpp_release="b99999999")
 

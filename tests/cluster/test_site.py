@@ -252,7 +252,7 @@ def test_node_that_loses_power_comes_back_and_serves_again(cluster: Cluster) -> 
 
 
 def test_release_that_lost_a_file_is_installed_again(cluster: Cluster) -> None:
-    release = cluster.plan["release"]
+    release = cluster.planned("demo")["release"]
     cluster.shell("node3", f"rm /opt/llamacpp/releases/{release}/bin/llama-bench")
     run = cluster.site().succeeded()
     assert run.changed["node3"] > 0
