@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import pytest
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils import _trial, _trial_server
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _tiny_model, _trial, _trial_server
 from ansible_collections.llamacpp.cluster.plugins.module_utils._release import ReleaseError
 
 MANIFEST = {"libc": "2.36", "cpu_flags": ["avx2", "avx512f", "avx512bw"], "inputs": {"platform": {"os": "debian-12"}}}
@@ -120,3 +123,36 @@ def test_command_that_hangs_is_given_up(tmp_path, monkeypatch):
     trial = _trial.Trial(str(tmp_path), {}, [], {}, lambda _line: None)
     with pytest.raises(ReleaseError, match="rpc-server --help did not end"):
         trial.run("", "")
+
+
+REAL = pytest.mark.skipif("LLAMACPP_RELEASE" not in os.environ, reason="LLAMACPP_RELEASE names no release to try")
+
+
+@pytest.fixture
+def real_trial():
+    """The trial of a real release (its directory is in LLAMACPP_RELEASE) on the devices of LLAMACPP_DEVICES."""
+    root = os.environ["LLAMACPP_RELEASE"]
+    with open(os.path.join(root, "manifest.json"), encoding="utf-8") as stream:
+        manifest = json.load(stream)
+    return _trial.Trial(root, manifest, os.environ.get("LLAMACPP_DEVICES", "").split(), {}, lambda _line: None)
+
+
+@REAL
+def test_a_real_server_recites(real_trial):
+    with open("/proc/cpuinfo", encoding="utf-8") as stream:
+        assert "build" in real_trial.run("", stream.read())
+    assert real_trial.notes == []
+
+
+@REAL
+def test_a_real_server_that_computes_something_else_is_refused(real_trial, monkeypatch):
+    monkeypatch.setattr(_tiny_model, "LAYER_SCALE", 0.4)
+    with pytest.raises(ReleaseError, match="computes wrong numbers"):
+        real_trial.recite()
+
+
+@REAL
+def test_a_real_server_without_the_planned_device_is_refused(real_trial):
+    real_trial.devices = ["CUDA99"]
+    with pytest.raises(ReleaseError, match="does not show CUDA99"):
+        real_trial.see_devices()
