@@ -366,13 +366,8 @@ def words(error: Exception, directory: str) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(directory).free >> 20
         return (
-            "%s: the disk of %s is full (%d MiB free after the build was removed again): free some space, or set "
-            % (
-                error,
-                directory,
-                free,
-            )
-            + "llamacpp_build_dir to another disk"
+            "%s: the disk of %s is full (%d MiB free, now that the build is removed): free some space, or set "
+            "llamacpp_build_dir to another disk" % (error, directory, free)
         )
     return str(error)
 
