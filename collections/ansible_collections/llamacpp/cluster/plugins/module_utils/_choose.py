@@ -11,7 +11,8 @@ The order of preference, best first; docs/decisions/0008 says why:
 5. the largest quantisation;
 6. one device, a tensor split over NVLink, a layer split; fewest nodes; where it runs already; the fastest.
 
-A part in the head's memory, or all of it, comes when nothing else fits.
+A part in the head's memory, or all of it, comes when nothing else fits. An instance that has to be sparing,
+so that all find a place, prefers the fewest nodes and then the fewest devices to 3 and 5.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ GOOD_BITS, FAST_BITS_ON_VOLTA = 4.0, 5.0
 # How far to look: until the best is known, at all ways, or at all ways with more devices than needed, too.
 ENOUGH, ALL, WIDER = 0, 1, 2
 ONE_NODE, MANY_NODES, IN_PART, PROCESSOR = "one node", "RPC", "partial offload", "CPU only"
+# What an instance takes: what it likes best, the fewest devices, or of those the least memory, too.
+LIKED, FEWEST, LEAST = 0, 1, 2
+# Each group only when nothing of those before it fits. Who is sparing leaves other nodes alone before its GPUs.
+GROUPS = ((ONE_NODE, MANY_NODES), (IN_PART, PROCESSOR))
+SPARING_GROUPS = ((ONE_NODE,), (IN_PART,), (MANY_NODES, PROCESSOR))
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class Chosen:
     """What was chosen for an instance, and what was considered.
 
     ``options``: placements of the chosen quantisation that fit, of the class that won, best first.
+    ``thrift``: :data:`LIKED`, :data:`FEWEST` or :data:`LEAST`.
     """
 
     offer: Offer
@@ -71,15 +78,22 @@ class Chosen:
     rung: Rung
     where: str
     options: tuple[Option, ...]
+    thrift: int = LIKED
 
 
 class Chooser:
     """Chooses for one instance."""
 
     def __init__(
-        self, search: Search, declared: Declared, facts: Mapping[str, NodeFacts], offers: Sequence[Offer]
+        self,
+        search: Search,
+        declared: Declared,
+        facts: Mapping[str, NodeFacts],
+        offers: Sequence[Offer],
+        thrift: int = LIKED,
     ) -> None:
         self.search = search
+        self.thrift = thrift
         self.instance = search.instance
         self.declared = declared
         self.facts = facts
@@ -91,7 +105,7 @@ class Chooser:
         """Return what is best; None when nothing fits."""
         rungs = list(self.rungs())
         found: dict[tuple[int, str], dict[int, Chosen]] = {}
-        for wheres in ((ONE_NODE, MANY_NODES), (IN_PART, PROCESSOR)):
+        for wheres in SPARING_GROUPS if self.thrift else GROUPS:
             for tier, number in _steps(len(rungs)):
                 for where in wheres:
                     key = (number, where)
@@ -196,14 +210,16 @@ class Chooser:
         return [option] if option.fits else []
 
     def _best(self, rung: Rung, where: str) -> dict[int, Chosen]:
-        """Return the best of each quality: of the largest quantisation that fits."""
+        """Return the best of each quality: of the largest quantisation that fits, or of the one that takes least."""
         best: dict[int, Chosen] = {}
         for offer in self.offers:
             options = self.options(offer, rung, where)
-            for tier in sorted({self._quality(offer, option) for option in options} - set(best)):
+            for tier in sorted({self._quality(offer, option) for option in options}):
                 same = tuple(option for option in options if self._quality(offer, option) == tier)
-                best[tier] = Chosen(offer, same[0], rung, where, same)
-            if 0 in best:
+                chosen = Chosen(offer, same[0], rung, where, same, self.thrift)
+                if tier not in best or (self.thrift and _footprint(chosen) < _footprint(best[tier])):
+                    best[tier] = chosen
+            if 0 in best and not self.thrift:
                 break
         return best
 
@@ -225,11 +241,16 @@ class Chooser:
     def _enlarged(self, chosen: Chosen) -> Chosen:
         """Return it with as many slots and as much context as fit, where they are left to the planner."""
         instance, facts = self.instance, chosen.offer.facts
-        if facts is None or (instance.context is not None and instance.parallel is not None):
+        given = instance.context is not None and instance.parallel is not None
+        if facts is None or given or self.thrift == LEAST:
             return chosen
         if instance.context is not None:
             option = _with_slots(chosen.option, facts)
             return replace(chosen, option=option)
+        if self.thrift:
+            # On more devices than it needs there may be more context, but others want them.
+            in_part = chosen.option.strategy == PARTIAL
+            return chosen if in_part else replace(chosen, option=_grown(chosen.option, facts, instance))
         best = None
         tried: set[tuple[object, ...]] = set()
         # The fewest devices that give all the context there is; others may want the rest.
@@ -246,6 +267,12 @@ class Chooser:
                 if _context(best)[1] >= facts.n_ctx_train:
                     return replace(chosen, option=best)
         return replace(chosen, option=best or chosen.option)
+
+
+def _footprint(chosen: Chosen) -> tuple[int, int, int]:
+    """Return what others cannot have: nodes, devices and, where memory counts, the size of the file."""
+    placement = chosen.option.placement
+    return len(placement.nodes), len(placement.offload), chosen.offer.size if chosen.thrift == LEAST else 0
 
 
 def _economy(option: Option) -> tuple[object, ...]:

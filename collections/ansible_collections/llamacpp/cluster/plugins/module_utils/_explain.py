@@ -9,6 +9,9 @@ from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._choose import (
     FAST_BITS_ON_VOLTA,
+    FEWEST,
+    LEAST,
+    LIKED,
     MANY_NODES,
     Chooser,
     Chosen,
@@ -34,6 +37,8 @@ MIB = 1 << 20
 # More placements than these are shown by one of each kind.
 MAX_ALTERNATIVES = 20
 MAX_REJECTED_NODES = 8
+# Why one that has to be sparing, so that all instances find a place, did not get what is better for itself.
+_LEFT = "leaves too little for other instances"
 _STRATEGIES = {
     ONE_DEVICE: "one device",
     TENSOR: "tensor split over NVLink",
@@ -73,6 +78,8 @@ def why(chosen: Chosen) -> str:
     }[option.strategy]
     if chosen.rung.words:
         text += " To make it fit it has %s." % chosen.rung.words
+    if chosen.thrift:
+        text += " It takes no more than it needs, so that all instances find a place."
     return text
 
 
@@ -114,10 +121,12 @@ def choices(chooser: Chooser, chosen: Chosen, alternatives: Sequence[Option], re
     knobs = chosen.option.placement.knobs
     if instance.context is None:
         trained = chosen.offer.facts.n_ctx_train if chosen.offer.facts else 0
-        words = "as much as the model was trained on" if knobs.context >= trained else "the most that fits there"
+        most = "as little as it may have" if chosen.thrift == LEAST else "the most that fits there"
+        words = "as much as the model was trained on" if knobs.context >= trained else most
         found.append(_choice("context", "%d tokens a slot" % knobs.context, words + ".", []))
     if instance.parallel is None:
-        found.append(_choice("parallel", "%d slots" % knobs.parallel, "the most of 4, 2 and 1 that fit.", []))
+        words = "the fewest that there are" if chosen.thrift == LEAST else "the most of 4, 2 and 1 that fit"
+        found.append(_choice("parallel", "%d slots" % knobs.parallel, words + ".", []))
     if chosen.rung.words:
         rejected = [{"option": "f16 caches and batches of 512", "why": "does not fit anywhere with this context"}]
         found.append(_choice("memory", chosen.rung.words, "without it nothing fits.", rejected))
@@ -132,7 +141,10 @@ def _quant(chooser: Chooser, chosen: Chosen) -> dict[str, Any]:
             continue
         label = "%s (%s)" % (other.label, gib(other.size))
         rejected.append({"option": label, "why": _quant_reason(chooser, chosen, other)})
-    reason = "the largest that fits %s with %d tokens a slot" % (
+    reason = "the %s that fits %s with %d tokens a slot" % (
+        {LIKED: "largest", FEWEST: "largest on the fewest devices", LEAST: "smallest on the fewest devices"}[
+            chosen.thrift
+        ],
         "over RPC" if chosen.where == MANY_NODES else "on one node",
         chosen.option.placement.knobs.context,
     )
@@ -152,6 +164,8 @@ def _quant_reason(chooser: Chooser, chosen: Chosen, other: Offer) -> str:
         return "smaller than needed"
     if quality(other, chosen.option.dequantises) > quality(chosen.offer, chosen.option.dequantises):
         return "slow on these GPUs"
+    if chosen.thrift:
+        return "does not fit there, or %s" % _LEFT
     if chosen.where == MANY_NODES:
         return "does not fit, not even over RPC"
     return "does not fit on one node, which beats RPC"
@@ -164,15 +178,16 @@ def _strategy(chooser: Chooser, chosen: Chosen, alternatives: Sequence[Option], 
         if strategy == option.strategy:
             continue
         other = next((item for item in alternatives if item.strategy == strategy), None)
-        rejected.append({"option": words, "why": _strategy_reason(chooser, option, strategy, other)})
+        rejected.append({"option": words, "why": _strategy_reason(chooser, chosen, strategy, other)})
     return _choice("strategy", _STRATEGIES[option.strategy], reason, rejected)
 
 
-def _strategy_reason(chooser: Chooser, option: Option, strategy: str, other: Option | None) -> str:
+def _strategy_reason(chooser: Chooser, chosen: Chosen, strategy: str, other: Option | None) -> str:
+    option = chosen.option
     if other is not None:
         order = "comes after %s" % _STRATEGIES[option.strategy]
         if other.step < option.step:
-            order = "the instance was declared otherwise"
+            order = _LEFT if chosen.thrift else "the instance was declared otherwise"
         return "possible on %s (about %.1f ms a token, here %.1f), but %s" % (
             place_text(other),
             other.ms,
