@@ -52,7 +52,8 @@ ENOUGH, ALL, WIDER = 0, 1, 2
 ONE_NODE, MANY_NODES, IN_PART, PROCESSOR = "one node", "RPC", "partial offload", "CPU only"
 # What an instance takes: what it likes best, the fewest devices, or of those the least memory, too.
 LIKED, FEWEST, LEAST = 0, 1, 2
-# Each group only when nothing of those before it fits. Who is sparing leaves other nodes alone before its GPUs.
+# A group is tried when nothing of those before it fits. Who is sparing rather leaves a part in the head's
+# memory than takes a second node.
 GROUPS = ((ONE_NODE, MANY_NODES), (IN_PART, PROCESSOR))
 SPARING_GROUPS = ((ONE_NODE,), (IN_PART,), (MANY_NODES, PROCESSOR))
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
@@ -194,8 +194,14 @@ def test_a_node_that_is_no_better_changes_nothing(kinds, declared, kind):
     assert where(planned(declared, more)) == where(plan)
 
 
+SMALL = ("RTX 3090", 24, 1, False)
+
+
 @FAST
 @given(CLUSTERS, declarations(), KINDS)
+# Over three nodes the first would have all on GPUs, and nothing would be left for the second.
+@example([SMALL] * 2, [(instance("a", nodes="auto", context=512, parallel=1, replicas=2), 2500)], SMALL)
+@example([SMALL] * 2, [(instance(name, nodes="auto", context=512, parallel=1), 2500) for name in "ab"], SMALL)
 def test_what_runs_stays_where_it_is_when_an_equal_node_is_added(kinds, declared, kind):
     """Even one that would come first by its name."""
     found = facts(kinds)

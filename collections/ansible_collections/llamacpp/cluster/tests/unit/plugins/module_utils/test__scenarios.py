@@ -11,12 +11,14 @@ import pytest
 from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import make_plan
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import PlanError
 from ansible_collections.llamacpp.cluster.tests.unit.builders import (
+    MIB,
     accept,
     device,
     gpus,
     instance,
     link,
     machine,
+    model,
     seventy_billion,
     transformer,
 )
@@ -296,6 +298,18 @@ class TestCpuLab:
         assert (item["strategy"], item["nodes"]) == ("rpc", ["node1", "node2"])
 
 
+def larger(kind):
+    """Return the facts of a model of 14 billion weights."""
+    return transformer(40, 5120, 17408, 40, 8, 151936, kind=kind)
+
+
+def running(number):
+    """Return the units of a node that runs a replica."""
+    name = "demo-%d" % number
+    unit = {"instance": name, "role": "head", "port": 8079 + number, "active": True, "release": "b11434"}
+    return {"llamacpp-server-%s.service" % name: unit}
+
+
 class TestReplicas:
     found = cluster(("RTX 4090", 24, 2), ("RTX 4090", 24, 2))
 
@@ -319,6 +333,50 @@ class TestReplicas:
             anywhere(replicas=5, split_mode="none", gpu_layers="all"), found=self.found, models={"demo": transformer()}
         )
         assert message.startswith("llamacpp_instances[0].replicas = 5: 4 of them fit; ")
+
+    def test_none_takes_all_nodes_where_each_does_with_one(self):
+        """Alone, one would go over all three nodes, and none would be left for the other."""
+        found = {
+            "node%d" % number: machine(number, gpus("RTX 3090", 24, 1), 64, units=units)
+            for number, units in enumerate([{}, *map(running, (2, 1))], 1)
+        }
+        facts = model(24, layer=2500 * MIB)
+        assert planned(anywhere(), found=found, models={"demo": facts})["strategy"] == "rpc"
+        items = planned(anywhere(replicas=2), found=found, models={"demo": facts})
+        # They stay where they run.
+        assert [(item["name"], item["strategy"], item["nodes"]) for item in items] == [
+            ("demo-1", "partial-offload", ["node3"]),
+            ("demo-2", "partial-offload", ["node2"]),
+        ]
+        assert all(item["why"].endswith("so that all instances find a place.") for item in items)
+        (over_nodes,) = [
+            item["why"] for item in why(items[0], "strategy")["rejected"] if item["option"].endswith("(RPC)")
+        ]
+        assert over_nodes.startswith("possible on 3 devices of node1, node2, node3")
+        assert over_nodes.endswith("but leaves too little for other instances")
+
+    def test_none_takes_all_devices_for_a_larger_quantisation(self):
+        model, facts = several(larger, ("F16", "Q8_0", "Q4_K"))
+        found = cluster(("RTX 4090", 24, 2))
+        alone = planned(anywhere(model=model, gpu_layers="all"), found=found, models={"demo": facts})
+        assert (alone["strategy"], alone["model"]["quant"]) == ("layer-split", "F16")
+        items = planned(anywhere(model=model, gpu_layers="all", replicas=2), found=found, models={"demo": facts})
+        assert [(item["strategy"], item["model"]["quant"]) for item in items] == [("one-device", "Q8_0")] * 2
+        assert why(items[0], "quant")["why"].startswith("The largest on the fewest devices that fits on one node ")
+        assert [item["why"] for item in why(items[0], "quant")["rejected"]] == [
+            "does not fit there, or leaves too little for other instances",
+            "smaller than needed",
+        ]
+
+    def test_none_takes_all_devices_for_more_context(self):
+        wanted = {"context": "auto", "parallel": "auto", "gpu_layers": "all"}
+        found = cluster(("RTX 4090", 24, 2))
+        facts = {"demo": transformer(kind="Q8_0")}
+        assert planned(anywhere(**wanted), found=found, models=facts)["strategy"] == "layer-split"
+        items = planned(anywhere(replicas=2, **wanted), found=found, models=facts)
+        assert [item["strategy"] for item in items] == ["one-device"] * 2
+        # Of its own device each still takes all that there is.
+        assert {(item["context"], item["parallel"]) for item in items} == {(31744, 4)}
 
     def test_ports_count_up(self):
         items = planned(anywhere(replicas=2, port=9000), found=self.found, models={"demo": transformer()})
@@ -348,6 +406,28 @@ class TestTogether:
             "b": ("one-device", "Q4_K_M"),
         }
         assert all(entry["free_bytes"] >= 0 for item in items for entry in item["devices"])
+
+    def test_two_that_would_each_take_all_share(self):
+        """Neither gives way to the other by turns; a processor is no way out, as all layers are to be on GPUs."""
+        wanted = {"context": "auto", "parallel": "auto", "gpu_layers": "all"}
+        found = cluster(("RTX 4090", 24, 1))
+        facts = transformer(kind="Q8_0")
+        assert planned(anywhere("a", **wanted), found=found, models={"a": facts})["context"] == 31744
+        items = planned(
+            anywhere("a", **wanted), anywhere("b", **wanted), found=found, models=dict.fromkeys("ab", facts)
+        )
+        assert [(item["context"], item["parallel"]) for item in items] == [(8192, 1)] * 2
+        assert why(items[0], "context")["why"] == "As little as it may have."
+
+    def test_only_those_that_are_in_the_way_give_something_up(self):
+        """The replicas of a want all of three nodes; b takes two devices of a fourth for more context."""
+        found = cluster(*[("RTX 3090", 24, 1)] * 3, ("RTX 4090", 24, 2), gib=64)
+        a = instance("a", nodes=["node1", "node2", "node3"], replicas=2, context=512, parallel=1)
+        b = instance("b", nodes=["node4"], context="auto", parallel="auto")
+        models = {"a": model(24, layer=2500 * MIB), "b": transformer(kind="Q8_0")}
+        items = planned(a, b, found=found, models=models)
+        assert [(item["strategy"], len(item["nodes"])) for item in items[:2]] == [("partial-offload", 1)] * 2
+        assert (items[2]["strategy"], items[2]["context"]) == ("layer-split", 75776)
 
     def test_a_plan_is_json(self):
         plan = make_plan(accept(anywhere()), cluster(H100, V100S), {"demo": seventy_billion()})
