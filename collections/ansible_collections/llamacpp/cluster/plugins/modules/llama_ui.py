@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: llama_ui
 short_description: Build the pages of llama-server's web UI
-version_added: 0.2.0
+version_added: 0.3.0
 description:
   - Builds C(tools/ui) of a source archive with C(npm ci) and C(npm run build), and packs the pages.
     Unpacked into C(tools/ui/dist), llama.cpp compiles them into C(llama-server).

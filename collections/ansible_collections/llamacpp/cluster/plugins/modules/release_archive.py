@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: release_archive
 short_description: Take built binaries of llama.cpp as a release
-version_added: 0.2.0
+version_added: 0.3.0
 description:
   - Brings a tar or zip archive with binaries of llama.cpp for Linux into the layout of a release and packs it
     in the cache, as if it had been built. Runs on the control node, and runs nothing of the archive.
