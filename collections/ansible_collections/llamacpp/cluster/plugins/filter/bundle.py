@@ -110,10 +110,11 @@ def bundle_missing(
     missing += _bundle_needs.missing_packages(nodes or {}, members)
     kept = [
         "%s/%s" % (folder, name)
-        for folder in ("sources", "patches")
+        for folder in ("sources", "patches", "ui", "cuda")
         if os.path.isdir(os.path.join(cache, folder))
         for name in os.listdir(os.path.join(cache, folder))
     ]
+    kept += ["npm"] if os.path.isdir(os.path.join(cache, "npm")) else []
     missing += _bundle_needs.missing_builds(todo, kept)
     about = dict(opened["manifest"]["about"], created_at=opened["manifest"]["created_at"])
     return _bundle_needs.message(bundle, missing, about)

@@ -10,6 +10,7 @@ from typing import Any
 from ansible_collections.llamacpp.cluster.plugins.module_utils._bundle import REMEDY
 from ansible_collections.llamacpp.cluster.plugins.module_utils._bundle_models import redirected, unreachable_models
 from ansible_collections.llamacpp.cluster.plugins.module_utils._llama_source import archive_name
+from ansible_collections.llamacpp.cluster.plugins.module_utils._ui import archive_name as pages_name
 
 
 def missing_models(instances: Any, opened: Mapping[str, Any], there: Iterable[str]) -> list[str]:
@@ -60,6 +61,11 @@ def missing_builds(todo: Sequence[Mapping[str, Any]], files: Iterable[str]) -> l
             for patch in inputs["patches"]
             if "patches/%s.patch" % patch["sha256"] not in there
         ]
+        if inputs["web_ui"] and not _has_pages(inputs["release"], there):
+            found.append("pages of the web UI of %s %s" % (inputs["release"], users))
+        cuda = release["toolchain"].get("cuda") or {}
+        if cuda.get("provider") == "pip" and not _has_toolkit(cuda["version"], there):
+            found.append("wheels of CUDA %s %s" % (cuda["version"], users))
     return found
 
 
@@ -99,6 +105,17 @@ def _source_file(inputs: Mapping[str, Any]) -> str:
     source = inputs["source"]
     sha256 = str(source.get("sha256") or "").lower()
     return "sources/" + archive_name(source["kind"], inputs["release"], sha256, str(source.get("url") or ""))
+
+
+def _has_pages(release: str, there: Iterable[str]) -> bool:
+    """Whether the cache has pages of that release, or the packages to build them from (llama_ui)."""
+    pages = _stem(pages_name("", release))
+    return any(name == "npm" or (name.startswith("ui/") and name.endswith(pages)) for name in there)
+
+
+def _has_toolkit(version: str, there: Iterable[str]) -> bool:
+    """Whether the cache has the compiler of a CUDA toolkit of wheels; the others come with it."""
+    return any(name.startswith("cuda/nvidia_cuda_nvcc-%s." % version) for name in there)
 
 
 def _stem(file: str) -> str:

@@ -74,8 +74,9 @@ def test_everything_that_was_collected_is_packed(tmp_path):
 
 
 def test_what_is_missing_is_looked_for_in_the_cache_too(tmp_path):
-    inputs = {"release": "b1", "source": {"kind": "pypi"}, "patches": []}
-    todo = [{"id": "b1-cpu-0", "lacking": ["node1"], "cached": False, "builder": "node1", "inputs": inputs}]
+    inputs = {"release": "b1", "source": {"kind": "pypi"}, "patches": [], "web_ui": False}
+    release = {"id": "b1-cpu-0", "lacking": ["node1"], "cached": False, "builder": "node1", "toolchain": {}}
+    todo = [{**release, "inputs": inputs}]
     assert "source of llama.cpp b1" in bundle.bundle_missing(OPENED, "/b.tar", todo=todo, cache=str(tmp_path))
     (tmp_path / "sources").mkdir()
     (tmp_path / "sources" / "llama.cpp-pypi-b1.tar.gz").write_text("")

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _bundle_needs as needs
 
 SHA = "cd" * 32
@@ -15,8 +17,14 @@ PACKAGES = {
 
 
 def release(name="b1-cpu-0", **changes):
-    inputs = {"release": "b1", "source": {"kind": "pypi"}, "patches": [{"name": "fix.patch", "sha256": SHA}]}
-    return {"id": name, "lacking": ["node1", "node2"], "cached": False, "builder": "node1", "inputs": inputs, **changes}
+    inputs = {
+        "release": "b1",
+        "source": {"kind": "pypi"},
+        "patches": [{"name": "fix.patch", "sha256": SHA}],
+        "web_ui": False,
+    }
+    made = {"id": name, "lacking": ["node1", "node2"], "cached": False, "builder": "node1", "toolchain": {}}
+    return {**made, "inputs": inputs, **changes}
 
 
 def test_nodes_with_the_same_gap_share_a_line():
@@ -58,9 +66,28 @@ def test_another_version_is_not_taken_for_the_source():
 
 
 def test_a_tarball_counts_however_it_is_compressed():
-    inputs = {"release": "b1", "source": {"kind": "archive", "sha256": SHA}, "patches": []}
+    inputs = {"release": "b1", "source": {"kind": "archive", "sha256": SHA}, "patches": [], "web_ui": False}
     files = ["sources/llama.cpp-archive-b1-%s.tar.xz" % SHA[:12]]
     assert needs.missing_builds([release(inputs=inputs)], files) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "missing"),
+    [("ui/0123456789abcdef-b1.tar.gz", False), ("npm", False), ("ui/0123456789abcdef-b11.tar.gz", True)],
+)
+def test_pages_are_there_or_can_be_built(file, missing):
+    inputs = {"release": "b1", "source": {"kind": "pypi"}, "patches": [], "web_ui": True}
+    found = needs.missing_builds([release(inputs=inputs)], ["sources/llama.cpp-pypi-b1.tar.gz", file])
+    assert found == ["pages of the web UI of b1 for release b1-cpu-0 of node1, node2"] * missing
+
+
+@pytest.mark.parametrize(("version", "missing"), [("13.0", False), ("13.1", True)])
+def test_a_toolkit_of_wheels_has_its_compiler(version, missing):
+    inputs = {"release": "b1", "source": {"kind": "pypi"}, "patches": [], "web_ui": False}
+    toolchain = {"cuda": {"provider": "pip", "version": version}}
+    files = ["sources/llama.cpp-pypi-b1.tar.gz", "cuda/nvidia_cuda_nvcc-13.0.88-py3-none-manylinux_2_17_x86_64.whl"]
+    found = needs.missing_builds([release(inputs=inputs, toolchain=toolchain)], files)
+    assert found == ["wheels of CUDA 13.1 for release b1-cpu-0 of node1, node2"] * missing
 
 
 def test_a_built_release_needs_nothing():
