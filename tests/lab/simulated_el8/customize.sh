@@ -10,7 +10,7 @@ tools=/usr/simulated-el8/bin
 mkdir -p "$root$tools"
 ln -s ../lib ../share "$root/usr/simulated-el8/"
 for name in cc c++ gcc g++ cpp gcc-ar gcc-nm gcc-ranlib gcov gcov-dump gcov-tool \
-    cmake ctest cpack make patch ninja ccache; do
+    cmake ctest cpack make patch ninja ccache createrepo_c; do
     for path in "$root/usr/bin/$name" "$root/usr/bin/$name"-1[0-9] \
         "$root"/usr/bin/*-linux-gnu-"$name" "$root"/usr/bin/*-linux-gnu-"$name"-1[0-9]; do
         if [ -L "$path" ] || [ -e "$path" ]; then
@@ -42,5 +42,4 @@ chroot "$root" dnf --quiet clean all
 # Neither a role nor a module may find apt. mmdebstrap still wants to remove its own file from /etc/apt.
 find "$root/etc/apt" -type f ! -name 00mmdebstrap -delete
 rm -rf "$root"/usr/bin/apt* "$root"/usr/bin/dpkg* "$root"/usr/lib/apt "$root"/usr/lib/dpkg \
-    "$root"/var/lib/apt "$root"/var/lib/dpkg "$root"/var/cache/apt \
-    "$root"/usr/bin/rpmbuild "$root"/usr/bin/createrepo_c
+    "$root"/var/lib/apt "$root"/var/lib/dpkg "$root"/var/cache/apt "$root"/usr/bin/rpmbuild

@@ -21,6 +21,9 @@ SPECS = Path(__file__).resolve().parent / "specs"
 TOOLSETS = ("11", "12")
 TOOLKITS = ("11.8.0", "12.2.2", "12.4.1")
 
+#: What links lead to, as specs/tools.spec has it.
+TOOLS = ("ccache", "cmake", "createrepo_c", "make", "nft", "ninja", "patch")
+
 #: Files of a Debian root are owned by no RPM, so nothing may depend on one.
 NO_DEPENDENCIES = {"__requires_exclude": "^.*$", "__provides_exclude": "^.*$"}
 
@@ -74,8 +77,7 @@ def main(tools: str, target: Path) -> None:
     """Build every package, then the index of every repository."""
     build(target, "baseos", "base")
     build(target, "appstream", "gcc")
-    asked = {"cmake": "cmake", "make": "make", "patch": "patch", "ninja": "ninja", "ccache": "ccache", "nft": "nft"}
-    versions = {f"{macro}_version": version(f"{tools}/{tool}", "--version") for macro, tool in asked.items()}
+    versions = {f"{tool}_version": version(f"{tools}/{tool}", "--version") for tool in TOOLS}
     build(target, "appstream", "tools", tools=tools, **versions)
     for number in TOOLSETS:
         compiler = version(f"{tools}/gcc-{number}", "-dumpfullversion")
@@ -87,7 +89,7 @@ def main(tools: str, target: Path) -> None:
     build(target, "cuda", "cuda-unversioned", newest="-".join(newest.split(".")[:2]), newest_version=newest)
     sign(target / "cuda")
     for repository in sorted(target.iterdir()):
-        run("createrepo_c", "--quiet", str(repository))
+        run(f"{tools}/createrepo_c", "--quiet", str(repository))
 
 
 if __name__ == "__main__":
