@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.llamacpp.cluster.plugins.filter.plan import NODE_VARIABLES
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _parse, _parse_instance, _parse_model
 from ansible_collections.llamacpp.cluster.plugins.module_utils._flags import FLAGS
 
@@ -65,7 +64,8 @@ def test_every_key_of_a_model_has_its_row() -> None:
 
 
 def test_every_variable_of_a_node_has_its_row() -> None:
-    assert list(rows("A node")) == [f"llamacpp_{name}" for name in NODE_VARIABLES]
+    assert list(rows("A node")) == [f"llamacpp_{name}" for name in _parse.NODE_KEYS]
+    assert set(rows("The release of a node")) == {f"llamacpp_{name}" for name in _parse.BUILD_KEYS}
 
 
 def test_every_key_of_a_device_has_its_row() -> None:
@@ -110,7 +110,7 @@ def test_every_shared_variable_is_documented_and_every_documented_one_is_used() 
         for path in tracked(*(f"{source}/*.{ending}" for source in SOURCES for ending in ("yml", "j2")))
         for name in re.findall(r"\bllamacpp_[a-z_]*[a-z]\b", path.read_text("utf-8"))
     }
-    used |= {f"llamacpp_{name}" for name in NODE_VARIABLES}
+    used |= {f"llamacpp_{name}" for name in _parse.HOST_KEYS}
     used = {name for name in used if not name.startswith("vault_")} - NO_VARIABLES
     documented = set(re.findall(r"`(llamacpp_[a-z_]+)`", VARIABLES)) - NO_VARIABLES
     assert used - documented == set(), "not in docs/variables.md"
