@@ -144,6 +144,16 @@ def commit_in(path: str) -> str:
     return comment[:COMMIT_DIGITS] if _COMMIT.match(comment) else ""
 
 
+def pip_progress(version: str) -> list[str]:
+    """Return the option that makes pip write its progress for programs, which it can since 24.1.
+
+    ``version``: what ``pip --version`` says, ``pip 23.2.1 from ...``.
+    """
+    match = re.match(r"pip (\d+)\.(\d+)", version)
+    known = match is not None and (int(match.group(1)), int(match.group(2))) >= (24, 1)
+    return ["--progress-bar", "raw"] if known else []
+
+
 def pip_says(line: str) -> str:
     """Return a line of pip's as progress; empty for one that nobody needs."""
     counted = _PIP_BYTES.match(line)

