@@ -122,14 +122,15 @@ def built_releases(plan: Mapping[str, Any], hostvars: Mapping[str, Mapping[str, 
 def handing_on(todo: Sequence[Mapping[str, Any]], built: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return for each release who hands it on to the other nodes: ``node``, ``peers``, ``built`` (whether it has it).
 
-    ``built``: ids of releases that their builder has just compiled. A builder that is a node of the
-    release, or the first node that lacks it, gets it first; the others fetch it from there over the
+    ``built``: ids of releases that their builder has just compiled. A builder that lacks the release
+    as well, else the first node that lacks it, gets it first; the others fetch it from there over the
     fabric. Where nodes share no network, or a single node lacks it, there is nobody (``node`` is empty).
     """
     found = {}
     for item in todo:
         addresses = item["addresses"]
-        node = item["builder"] if item["id"] in built and item["builder"] in addresses else item["lacking"][0]
+        compiled = item["id"] in built and item["builder"] in item["lacking"]
+        node = item["builder"] if compiled else item["lacking"][0]
         peers = [name for name in item["lacking"] if name != node and name in addresses]
         useful = bool(peers) and node in addresses
         found[item["id"]] = {
@@ -137,7 +138,7 @@ def handing_on(todo: Sequence[Mapping[str, Any]], built: Sequence[str]) -> dict[
             "address": addresses.get(node, ""),
             "peers": peers if useful else [],
             "peer_addresses": [addresses[name] for name in peers] if useful else [],
-            "built": useful and node == item["builder"] and item["id"] in built,
+            "built": useful and compiled,
         }
     return found
 
