@@ -31,7 +31,7 @@ options:
     type: str
     required: true
   id:
-    description: Identity of the release, from the filter P(llamacpp.cluster.release_id#filter).
+    description: Identity of the release, from the plan.
     type: str
     required: true
   inputs:
