@@ -1,6 +1,6 @@
 """Roles gcc_toolset and cuda_toolkit with a real apt, on Debian 12 (node1) and 13 (node2).
 
-Marker ``cuda``: Debian's own toolkit (1.6 GB of packages) and NVIDIA's wheels (0.5 GB) compile for real. The others
+Marker ``slow_build``: Debian's own toolkit (1.6 GB of packages) and NVIDIA's wheels (0.5 GB) compile for real. The others
 take a minute or two; in them a repository of small packages stands for NVIDIA's.
 """
 
@@ -222,7 +222,7 @@ def compiled(live: LiveLab, node: str, nvcc: str, cxx: str, architecture: str) -
     )
 
 
-@pytest.mark.cuda
+@pytest.mark.slow_build
 def test_debians_own_toolkit_compiles_for_volta(fresh: LiveLab, tmp_path: Path) -> None:
     wanted = {"cuda_toolkit_provider": "distro", "cuda_toolkit_architectures": ["70"]}
     only = "--limit=node1"
@@ -242,7 +242,7 @@ def test_debians_own_toolkit_compiles_for_volta(fresh: LiveLab, tmp_path: Path) 
     assert "sm_70" in library
 
 
-@pytest.mark.cuda
+@pytest.mark.slow_build
 def test_wheels_compile_for_turing(fresh: LiveLab, tmp_path: Path) -> None:
     wanted = {
         "cuda_toolkit_provider": "pip",
