@@ -1,7 +1,7 @@
 """Roles gcc_toolset and cuda_toolkit with a real apt, on Debian 12 (node1) and 13 (node2).
 
-Marker ``slow_build``: Debian's own toolkit (1.6 GB of packages) and NVIDIA's wheels (0.5 GB) compile for real. The others
-take a minute or two; in them a repository of small packages stands for NVIDIA's.
+Marker ``slow_build``: Debian's own toolkit (1.6 GB of packages) and NVIDIA's wheels (0.5 GB) compile for real. The
+others take a minute or two; in them a repository of small packages stands for NVIDIA's.
 """
 
 from __future__ import annotations
