@@ -19,12 +19,6 @@ from fixtures import LiveLab
 from parts import Part
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Say what the markers of these tests mean."""
-    config.addinivalue_line("markers", "cuda: compiles CUDA code; takes a quarter of an hour the first time")
-    config.addinivalue_line("markers", "vulkan: compiles Vulkan shaders; takes minutes the first time")
-
-
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model of random weights."""

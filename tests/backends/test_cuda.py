@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from parts import Part
 
-pytestmark = [pytest.mark.lab, pytest.mark.cuda]
+pytestmark = [pytest.mark.lab, pytest.mark.slow_build]
 
 BUILDER, OTHER = "node1", "node3"
 PLUGIN = "bin/libggml-cuda.so"

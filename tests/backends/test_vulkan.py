@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from parts import Part
 
-pytestmark = [pytest.mark.lab, pytest.mark.vulkan]
+pytestmark = [pytest.mark.lab, pytest.mark.slow_build]
 
 # llama.cpp passes over software devices unless they are named.
 SOFTWARE = {"GGML_VK_VISIBLE_DEVICES": "0"}
