@@ -10,11 +10,12 @@ Where each column comes from:
   (12.0: 12.1; 12.1 to 12.3: 12.2; 12.4 to 12.6: 13.2), which nvcc does not look at.
 - ``architectures``: ``nvcc --list-gpu-arch`` of 11.8, 12.4 (Debian's packages), 13.0 and 13.5 (wheels); for the others
   ``ptxas --help`` of the wheels, which in 12.x lists the same.
-- ``driver``: the driver that came with the toolkit: CUDA Toolkit release notes, table of toolkit driver versions (first
-  release of each minor version, Linux x86_64). Zero: not known here, so that only the rule of the major version counts.
-- ``glibc``: the newest C library whose declarations agree with the toolkit's own. glibc 2.41 declares cospi, sinpi and
-  rsqrt as noexcept, which ``crt/math_functions.h`` contradicts up to 12.9, and for rsqrt (glibc 2.42) up to 13.1; zero:
-  no limit is known. Debian's own packages are patched.
+- ``driver``: the driver that came with the toolkit, which NVIDIA's installer of its first release names
+  (``cuda_12.4.0_550.54.14_linux.run``). Those of 13.4 and newer bring none, so that only the rule of the major version
+  counts.
+- ``glibc``: the newest C library whose declarations agree with the toolkit's own. glibc 2.41 declares cospi and
+  sinpi (and 2.42 rsqrt) as noexcept, which ``crt/math_functions.h`` contradicts up to 12.9, and for rsqrt up to 13.1;
+  empty: no limit is known. Debian's own toolkit lies among the system's headers, where that is no error.
 """
 
 from __future__ import annotations
@@ -59,12 +60,12 @@ TOOLKITS = (
     Cuda("12.4", 13, (*_VOLTA, *_AMPERE, *_HOPPER), "550.54.14", "2.40"),
     Cuda("12.5", 13, (*_VOLTA, *_AMPERE, *_HOPPER), "555.42.02", "2.40"),
     Cuda("12.6", 13, (*_VOLTA, *_AMPERE, *_HOPPER), "560.28.03", "2.40"),
-    Cuda("12.8", 14, (*_VOLTA, *_AMPERE, *_HOPPER, 100, 101, 120), "570.26", "2.40"),
+    Cuda("12.8", 14, (*_VOLTA, *_AMPERE, *_HOPPER, 100, 101, 120), "570.86.10", "2.40"),
     Cuda("12.9", 14, (*_VOLTA, *_AMPERE, *_HOPPER, 100, 101, 103, 120, 121), "575.51.03", "2.40"),
     Cuda("13.0", 15, _TURING_AND_UP, "580.65.06", "2.41"),
     Cuda("13.1", 15, _TURING_AND_UP, "590.44.01", "2.41"),
-    Cuda("13.2", 15, _TURING_AND_UP, ""),
-    Cuda("13.3", 15, _TURING_AND_UP, ""),
+    Cuda("13.2", 15, _TURING_AND_UP, "595.45.04"),
+    Cuda("13.3", 15, _TURING_AND_UP, "610.43.02"),
     Cuda("13.4", 16, (*_TURING_AND_UP, 107), ""),
     Cuda("13.5", 16, (*_TURING_AND_UP, 107), ""),
 )
@@ -80,8 +81,7 @@ ARCHITECTURE_SOURCE = "nvcc --list-gpu-arch of CUDA %s"
 DRIVER_SOURCE = "CUDA Toolkit release notes, minimum driver of CUDA %d.x"
 
 #: What a distribution has as nvidia-cuda-toolkit, by ``/etc/os-release``'s ID and VERSION_ID.
-#: tracker.debian.org/pkg/nvidia-cuda-toolkit (non-free; 11.8 and 12.4 installed for this table) and
-#: packages.ubuntu.com/nvidia-cuda-toolkit (multiverse).
+#: Debian: the package lists of its component non-free. Ubuntu (multiverse): as its documentation says, not looked up.
 DISTRIBUTION = {
     ("debian", "11"): "11.2",
     ("debian", "12"): "11.8",
@@ -91,7 +91,9 @@ DISTRIBUTION = {
 }
 
 #: NVIDIA's package repositories by ID or family and version: name in the address, first and last toolkit.
-#: The CUDA Installation Guide for Linux of each toolkit lists the distributions that it supports.
+#: The names are in NVIDIA's Driver Installation Guide, 610. First and last follow from when a distribution came and
+#: which toolkits support it (CUDA Installation Guide for Linux); the repositories themselves were not looked into, and
+#: what one lacks fails with the package manager's words.
 REPOSITORIES = {
     ("redhat", "8"): ("rhel8", "11.8", "13.5"),
     ("redhat", "9"): ("rhel9", "11.8", "13.5"),

@@ -2,9 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Which versions of gcc a distribution has, and what they are called there. docs/toolchains.md shows it.
 
-Sources: ``apt-cache policy g++-N`` on Debian 11, 12 and 13, asked for this table; packages.ubuntu.com for Ubuntu
-(universe included); Red Hat's "Additional toolsets for development" (release notes of RHEL 8.7 to 8.10, 9.1 to 9.7,
-10.1) for the minor release that brought each gcc-toolset to AppStream, which Rocky and Alma follow.
+Sources: Debian's package lists, read for this table; Ubuntu (universe included) and EL as their documentation has it,
+not looked up on a machine: for EL the release notes of RHEL say with which minor release each gcc-toolset came to
+AppStream, which Rocky and Alma follow. EL10's gcc-toolset-15 is left out: it has no script to enable it (release notes
+of 10.1).
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Distribution:
     source: str
 
 
-_DEBIAN = "apt-cache policy g++-N on %s"
-_UBUNTU = "packages.ubuntu.com, %s"
+_DEBIAN = "package list of %s"
+_UBUNTU = "packages of Ubuntu %s"
 _EL = "release notes of RHEL %s, additional toolsets for development"
 
 DISTRIBUTIONS = {
@@ -54,7 +55,7 @@ DISTRIBUTIONS = {
     ("ubuntu", "26.04"): Distribution("Ubuntu 26.04", 15, {12: 0, 13: 0, 14: 0}, "2.43", _UBUNTU % "resolute"),
     ("redhat", "8"): Distribution("EL8", 8, {11: 5, 12: 7, 13: 9, 14: 10}, "2.28", _EL % "8.5 to 8.10"),
     ("redhat", "9"): Distribution("EL9", 11, {12: 1, 13: 3, 14: 5, 15: 7}, "2.34", _EL % "9.1 to 9.7"),
-    ("redhat", "10"): Distribution("EL10", 14, {15: 1}, "2.39", _EL % "10.1"),
+    ("redhat", "10"): Distribution("EL10", 14, {}, "2.39", _EL % "10.1"),
 }
 
 #: A builder that nobody has looked at, as in a plan from declared devices alone.
