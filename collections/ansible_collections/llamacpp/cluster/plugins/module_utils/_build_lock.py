@@ -41,14 +41,13 @@ class BuildLock:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         deadline = time.monotonic() + self._patience
         while not self._try():
-            words = "the build of %s by %s" % (self._what, self._who())
+            waiting = "waiting for the build of %s by %s" % (self._what, self._who())
             if time.monotonic() >= deadline:
                 os.close(self._file)
                 raise ReleaseError(
-                    "gave up after %d s of waiting for %s; wait for it, or stop it on the builder"
-                    % (self._patience, words)
+                    "gave up after %d s of %s; wait for it, or stop it on the builder" % (self._patience, waiting)
                 )
-            self._say("waiting for %s" % words)
+            self._say(waiting)
             time.sleep(POLL_SECONDS)
         note = json.dumps({"holder": self._holder, "pid": os.getpid(), "since": int(time.time())})
         os.ftruncate(self._file, 0)
