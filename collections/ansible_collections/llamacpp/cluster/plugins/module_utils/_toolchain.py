@@ -109,7 +109,7 @@ def capabilities(architectures: Iterable[str]) -> tuple[int, ...]:
     """
     found = set()
     for architecture in architectures:
-        digits = str(architecture).split("-")[0].rstrip("af")
+        digits = str(architecture).partition("-")[0].rstrip("af")
         if not digits.isdigit():
             raise ToolchainError(
                 "llamacpp_cuda_architectures holds %s: name compute capabilities without the dot, such as 70 for V100 "
