@@ -1,4 +1,4 @@
-"""Running one role of the collection on a lab's node, as a playbook would."""
+"""Running one role or a few tasks on a lab's nodes, as a playbook would."""
 
 from __future__ import annotations
 
@@ -14,19 +14,14 @@ from fixtures import LiveLab
 
 def run_role(live: LiveLab, work: Path, role: str, *arguments: str, tasks_from: str = "main", **variables: Any) -> Run:
     """Run a role on all nodes of a lab, with ``variables`` and further ``arguments`` of ansible-playbook."""
-    play = {
-        "name": f"Run {role}",
-        "hosts": "all",
-        "gather_facts": False,
-        "become": True,
-        "tasks": [
-            {
-                "name": f"Run {role}",
-                "ansible.builtin.import_role": {"name": f"llamacpp.cluster.{role}", "tasks_from": tasks_from},
-            }
-        ],
-    }
-    playbook = work / f"{role}.yml"
+    task = {"ansible.builtin.import_role": {"name": f"llamacpp.cluster.{role}", "tasks_from": tasks_from}}
+    return run_tasks(live, work, [task], *arguments, **variables)
+
+
+def run_tasks(live: LiveLab, work: Path, tasks: list[dict[str, Any]], *arguments: str, **variables: Any) -> Run:
+    """Run tasks as root on all nodes of a lab."""
+    play = {"name": "Run tasks", "hosts": "all", "gather_facts": False, "become": True, "tasks": tasks}
+    playbook = work / "tasks.yml"
     playbook.write_text(json.dumps([play]), encoding="utf-8")  # JSON is YAML
     command = [
         str(ROOT / ".venv" / "bin" / "ansible-playbook"),

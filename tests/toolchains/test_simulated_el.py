@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from driver import ROOT
 from fixtures import LiveLab
-from role_run import run_role
+from role_run import run_role, run_tasks
 
 pytestmark = pytest.mark.lab
 
@@ -133,6 +133,27 @@ def test_packages_with_a_strange_signature_are_refused(fresh_el: LiveLab, tmp_pa
     run = run_role(fresh_el, tmp_path, "cuda_toolkit", **cuda(strange, cuda_toolkit_version="12.2")).failed()
     assert "dnf install cuda-toolkit-12-2 failed" in run.output
     assert "cuda-toolkit-12-2" not in installed(fresh_el)
+
+
+def test_a_host_without_repositories_installs_from_a_bundle(fresh_el: LiveLab, tmp_path: Path) -> None:
+    names = ["cmake", "gcc-toolset-12-gcc", "gcc-toolset-12-gcc-c++"]
+    archive, directory = "/var/tmp/packages.tar", "/var/tmp/packages"
+    collect = [
+        {"llamacpp.cluster.packages": {"name": ["createrepo_c", "dnf-plugins-core"]}},
+        {"llamacpp.cluster.package_bundle": {"name": names, "archive": archive}},
+    ]
+    run_tasks(fresh_el, tmp_path, collect).succeeded()
+    shell(fresh_el, f"mkdir {directory} && tar -xf {archive} -C {directory} && rm -r /srv/simulated-el8")
+    install = {"llamacpp.cluster.packages": {"name": names, "repository": directory}}
+    assert run_tasks(fresh_el, tmp_path, [install], "--check").succeeded().changed["node1"] == 1
+    assert not set(names) & installed(fresh_el)
+    assert run_tasks(fresh_el, tmp_path, [install]).succeeded().changed["node1"] == 1
+    assert run_tasks(fresh_el, tmp_path, [install]).succeeded().changed["node1"] == 0
+    assert "12." in shell(fresh_el, f". {TOOLSET}/enable && g++ -dumpfullversion")
+
+    more = {"llamacpp.cluster.packages": {"name": ["nftables"], "repository": directory}}
+    assert "nftables" in run_tasks(fresh_el, tmp_path, [more]).failed().output
+    assert "nftables" not in installed(fresh_el)
 
 
 @pytest.mark.parametrize(
