@@ -53,5 +53,8 @@ class Part(Cluster):
         """What the release's server calls its devices on a node, as the services' user sees them."""
         words = " ".join(f"{name}={value}" for name, value in environment.items())
         command = f"runuser -u llamacpp -- env {words} {self.release}/bin/llama-server --list-devices"
-        # The rest is the log of backends that were loaded.
-        return self.shell(node, f"{command} 2>&1").partition("Available devices:")[2]
+        said = self.shell(node, f"{command} 2>&1")
+        # What stands before it is the log of backends that were loaded.
+        log, heading, devices = said.partition("Available devices:")
+        assert heading, log
+        return devices

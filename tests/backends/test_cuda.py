@@ -25,7 +25,6 @@ def cluster(part: Callable[..., Part]) -> Part:
         llamacpp_backend="cuda",
         llamacpp_cuda_architectures=["70"],
         llamacpp_cuda_provider="distro",
-        llamacpp_devices=[{"kind": "cpu", "memory": "8 GiB"}],
     )
 
 
