@@ -133,8 +133,11 @@ def install(module: AnsibleModule, names: list[str], progress: Progress) -> None
     progress.say("installing %s" % ", ".join(names), now=True)
     options = dnf_options(repository) if repository else []
     answer = "--assumeno" if module.check_mode else "--assumeyes"
-    rc, out, err = module.run_command([dnf, "--quiet", *options, answer, "install", *names])
-    if rc != 0 and not module.check_mode:
+    rc, out, err = module.run_command(
+        [dnf, "--quiet", *options, answer, "install", *names], environ_update={"LC_ALL": "C.UTF-8"}
+    )
+    # A rehearsal ends with status 1 as well, but says that it was told no.
+    if rc != 0 and not (module.check_mode and "Operation aborted" in out + err):
         raise PackageError("dnf install %s%s failed:\n%s" % (" ".join(names), _from(repository), (err or out)[-TAIL:]))
 
 
