@@ -19,6 +19,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._option import (
     ONE_DEVICE,
     PARTIAL,
     RPC,
+    TENSOR,
     Option,
     least,
 )
@@ -63,7 +64,8 @@ def explicit(search: Search, model: ModelFacts | None, knobs: Knobs) -> Option |
     # Without a GPU the head's processor is one of the devices that the model is spread over.
     on_host = not head.gpus or not slots
     placement = place(head.name, slots, host, on_host, knobs, model)
-    strategy = RPC if workers else ON_CPU if not slots else ONE_DEVICE if len(slots) == 1 else LAYER
+    split = TENSOR if knobs.split_mode == "tensor" else LAYER
+    strategy = RPC if workers else ON_CPU if not slots else ONE_DEVICE if len(slots) == 1 else split
     if model is None:
         return Option(strategy, placement, on_host, 0.0, False, 0)
     return search.option(strategy, placement, on_host, model)

@@ -219,6 +219,14 @@ def test_gpu_nodes():
     assert [entry["endpoint"] for entry in item["devices"]] == ["10.0.1.12:50052", "10.0.1.12:50052", None]
 
 
+def test_a_declared_tensor_split_is_called_one():
+    gpus = [dict(device("cuda", 32, index=index), nvlink=[1 - index]) for index in range(2)]
+    found = {"node1": NodeFacts.from_dict(node("10.0.1.11", devices=gpus))}
+    (item,) = plan_for(instance(nodes=["node1"], split_mode="tensor"), found=found)["instances"]
+    assert item["strategy"] == "tensor-split"
+    assert value(item["args"], "--split-mode") == "tensor"
+
+
 def test_one_cpu_node():
     plan = plan_for(instance(nodes=["node1"], host="127.0.0.1"))
     (item,) = plan["instances"]
