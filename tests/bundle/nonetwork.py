@@ -126,7 +126,7 @@ class Site:
         self.lab.down()
         self.lab.up(1, f"--owner-pid={os.getpid()}")
         remove = "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/apt.conf.d/90lab"
-        self.lab.root("node1", ["sh", "-c", f"{remove}; mkdir /etc/apt/sources.list.d; ip route flush 10.212.0.0/16"])
+        self.lab.root("node1", ["sh", "-c", f"{remove}; mkdir /etc/apt/sources.list.d; ip route delete 10.212.0.1/32"])
 
 
 def playbook_words(lab: LiveLab, name: str, variables: Path) -> list[str]:
