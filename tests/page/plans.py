@@ -1,4 +1,4 @@
-"""Composed plans (schema 2) to look at. Sizes are plausible, not counted."""
+"""Composed plans (schema 3) to look at. Sizes are plausible, not counted."""
 
 from __future__ import annotations
 
@@ -150,12 +150,23 @@ def compose(hardware: dict[str, list[tuple[str, str, str, int]]], instances: lis
         for taken in item["devices"]:
             taken["free_bytes"] = taken.pop("of")["free_bytes"]
     return {
-        "schema": 2,
+        "schema": 3,
         "release": RELEASE,
-        "build": {"backend": "cuda"},
+        "releases": {RELEASE: _release(list(hardware))},
         "nodes": {node: _node(node, place, instances) for place, node in enumerate(hardware, 1)},
         "devices": devices,
         "instances": instances,
+    }
+
+
+def _release(nodes: list[str]) -> dict[str, Any]:
+    toolchain = {"gcc": {"version": 12}, "cuda": {"version": "12.2", "provider": "package"}}
+    return {
+        "id": RELEASE,
+        "nodes": nodes,
+        "builder": nodes[0],
+        "toolchain": toolchain,
+        "inputs": {"cmake_args": ["-D"]},
     }
 
 

@@ -14,7 +14,7 @@ RELEVANT_FLAGS = frozenset(
         r"\w+",
         """
         sse3 ssse3 sse4_1 sse4_2 avx f16c fma bmi2 avx2 avx_vnni
-        avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni avx512_vbmi avx512_bf16
+        avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni avx512vbmi avx512_bf16
         amx_tile amx_int8 amx_bf16
         asimd asimddp asimdhp i8mm sve sve2 sme bf16
         """,

@@ -23,6 +23,7 @@ def plan(run_module):
             "release": "b11434",
             "instances": list(instances),
             "inventory_nodes": NODES,
+            "builders": ["node1"],
             "nodes": {name: node("10.0.1.1%d" % number) for number, name in enumerate(NODES, 1)},
             "models": {item["name"]: {"gguf": model().as_dict()} for item in instances},
         }
@@ -34,10 +35,10 @@ def plan(run_module):
 
 def test_a_plan_in_a_file(plan, tmp_path):
     dest = tmp_path / "deep" / "plan.json"
-    result = plan(instance(), dest=str(dest), build={"backend": "cpu"})
+    result = plan(instance(), dest=str(dest))
     assert result["changed"] is True
     assert json.loads(dest.read_text()) == result["plan"]
-    assert result["plan"]["build"] == {"backend": "cpu"}
+    assert [item["inputs"]["backend"] for item in result["plan"]["releases"].values()] == ["cpu"]
     assert result["diff"]["before"] == ""
     assert result["diff"]["after"] == dest.read_text()
 
