@@ -89,21 +89,21 @@ class BenchLab:
 
     def module(self, node: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Run a module on a node, as root, or on ``localhost``; return its result. Raises RunFailed."""
-        words = [node, f"--module-name={name}", f"--args={json.dumps(arguments)}"]
+        words = [node, f"--module-name={name}", *([f"--args={json.dumps(arguments)}"] if arguments else [])]
         if node == "localhost":
             words.append(f"--extra-vars=ansible_python_interpreter={BIN / 'python'}")
         else:
             words.append("--become")
-        text = output(["ansible", f"--inventory={self._inventory}", *words], self._environment())
+        environment = {**self._environment(), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+        text = output(["ansible", f"--inventory={self._inventory}", *words], environment)
         # "node1 | CHANGED => {...}"
         result: dict[str, Any] = json.loads(text.partition("=>")[2])
         return result
 
     def build_packages(self) -> list[str]:
-        """Names of the packages that the role installs on a Debian node that compiles."""
+        """Names of the packages that a Debian node needs to compile: the role's, and the distribution's compiler."""
         declared = yaml.safe_load(ROLE_VARIABLES.read_text("utf-8"))
-        names: list[str] = declared["__llama_cpp_packages"]["debian"]["build"]
-        return names
+        return [*declared["__llama_cpp_packages"]["debian"]["build"], "g++"]
 
     def _playbook(self, name: str, variables: dict[str, Any]) -> Run:
         file = self.work / "variables.json"
