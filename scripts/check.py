@@ -176,7 +176,9 @@ def table(outcomes: list[Outcome]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [stage.name for stage in STAGES]
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which stages, of {', '.join(names)}; default: all but cuda")
+    parser.add_argument(
+        "stages", nargs="*", metavar="STAGE", help=f"which stages, of {', '.join(names)}; default: all but cuda"
+    )
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.stages if name not in names]
     if unknown:
