@@ -47,6 +47,13 @@ FLAG = "-DGGML_CPU_REPACK=OFF"
 SCRATCH = "/var/cache/llamacpp-bench"  # on the node that compiles; its own cache of the compiler is in it
 ROLE = "llama_cpp : "
 FLIP = ROLE + "Make the release current"
+# What brings a release to nodes; the packages that it needs to run, and directories, are not counted.
+PUSH = (
+    ROLE + "Copy the release to the node that hands it on",
+    ROLE + "Offer the release to the other nodes over the fabric",
+    ROLE + "Install the release and try it on this node's devices",
+    ROLE + "Offer the release no more",
+)
 
 _started = time.monotonic()
 
@@ -104,16 +111,12 @@ class Builds:
         self.lab.fresh(nodes)
         say(f"{nodes} nodes: pushing")
         run = self._site()
-        spans = {label: span.seconds for label, span in run.spans.items() if label.startswith(ROLE)}
-        if FLIP not in spans:
-            raise RunFailed(f"no task {FLIP!r} in this run: what is measured has another name now")
-        release = self._installed("node1")[0]
+        spans = {label.removeprefix(ROLE): round(seconds_of(run, label), 2) for label in (*PUSH, FLIP)}
         return {
             "nodes": nodes,
-            "seconds": round(sum(spans.values()), 2),
-            "bytes": release["bytes"],
-            "flip_seconds": round(spans[FLIP], 2),
-            "spans": {label.removeprefix(ROLE): round(seconds, 2) for label, seconds in slowest(spans)},
+            "seconds": round(sum(seconds_of(run, label) for label in PUSH), 2),
+            "bytes": self._installed("node1")[0]["bytes"],
+            "spans": spans,
             "site_seconds": round(run.seconds, 1),
         }
 
@@ -148,8 +151,8 @@ class Builds:
             if any(changed == 0 for changed in run.changed.values()):
                 raise RunFailed("rollback.yml was to change every node, and one reports no change")
             runs.append(run)
-            say(f"rollback.yml, {number} of {self.repeats}: {run.seconds:.1f} s, flip {run.spans[FLIP].seconds:.2f} s")
-        flip = median(run.spans[FLIP].seconds for run in runs)
+            say(f"rollback.yml, {number} of {self.repeats}: {run.seconds:.1f} s, flip {seconds_of(run, FLIP):.2f} s")
+        flip = median(seconds_of(run, FLIP) for run in runs)
         return {"releases": disk}, {
             "nodes": self.lab.nodes,
             "rollback_seconds": round(median(run.seconds for run in runs), 2),
@@ -210,9 +213,11 @@ class Builds:
         )
 
 
-def slowest(spans: dict[str, float]) -> list[tuple[str, float]]:
-    """Tasks that took a tenth of a second, slowest first."""
-    return sorted(((label, took) for label, took in spans.items() if took >= 0.1), key=lambda item: -item[1])
+def seconds_of(run: Run, label: str) -> float:
+    """Seconds of a run that went into one task. Raises RunFailed when there was none of that name."""
+    if label not in run.spans:
+        raise RunFailed(f"no task {label!r} in this run: what is measured has another name now")
+    return run.spans[label].seconds
 
 
 def role_seconds(run: Run) -> float:

@@ -206,11 +206,10 @@ class Releases:
             while True:
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
                 except BlockingIOError:
                     stream.seek(0)
                     other = stream.read().strip() or "another run"
-                else:
-                    break
                 if time.monotonic() >= deadline:
                     raise ReleaseError(
                         "%s is at work on %s, waited %d s for it: run again when it has ended"

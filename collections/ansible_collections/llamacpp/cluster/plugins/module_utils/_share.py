@@ -88,7 +88,7 @@ class Share(ThreadingHTTPServer):
         """A client that went away is no error of ours; any other is told in one line."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
-            print("%s: %r" % (client_address[0], error), file=sys.stderr, flush=True)
+            say("%s: %r" % (client_address[0], error))
 
     def touch(self, change: int = 0) -> None:
         """Note that somebody takes something; ``change``: how many more (or fewer) do so now."""
@@ -174,17 +174,23 @@ class Handler(BaseHTTPRequestHandler):
         """Say who took what, without the secret, and without what a client made up."""
         name = self.path.rpartition("/")[2]
         known = name if name in self.server.files else "-"
-        print("%s %s %s %s" % (self.client_address[0], self.command, known, int(code)), flush=True)
+        say("%s %s %s %s" % (self.client_address[0], self.command, known, int(code)))
 
     def log_error(self, format: str, *arguments: Any) -> None:
         """Silence: a client that went away or sent nothing is no news."""
+
+
+def say(text: str) -> None:
+    """Write a line for the journal."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def notify(text: str) -> None:
     """Tell systemd something (sd_notify(3)); without systemd say it."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
-        print(text, flush=True)
+        say(text)
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
         connection.connect("\0" + path[1:] if path.startswith("@") else path)

@@ -30,10 +30,17 @@ def decide(nodes, builders=("node1",), variables=None, instances=(), **changes):
     return releases, [str(problem) for problem in problems]
 
 
+def only(releases):
+    """Return the one release that there is."""
+    assert len(releases.by_id) == 1
+    return next(iter(releases.by_id.values()))
+
+
 def test_nodes_of_one_kind_share_a_release():
     releases, problems = decide(found(node1={}, node2={}, node3={}))
     assert not problems
-    ((name, release),) = releases.by_id.items()
+    release = only(releases)
+    name = release.id
     assert release.nodes == ("node1", "node2", "node3")
     assert release.builder == "node1"
     assert name.startswith("b11434-cpu-")
@@ -60,7 +67,7 @@ def test_a_drawer_of_mixed_cards_is_one_release():
     mixed = [dict(device("cuda", 24), compute_capability=item) for item in ("8.9", "8.6")]
     releases, problems = decide(found(node1={"devices": mixed}))
     assert not problems
-    (release,) = releases.by_id.values()
+    release = only(releases)
     assert release.inputs["architectures"] == ["86", "89"]
 
 
@@ -68,7 +75,7 @@ def test_declared_architectures_win_over_facts():
     nodes = found(node1={"devices": V100S})
     releases, problems = decide(nodes, variables={"node1": {"cuda_architectures": ["90", "70"]}})
     assert not problems
-    (release,) = releases.by_id.values()
+    release = only(releases)
     assert release.inputs["architectures"] == ["70", "90"]
 
 
@@ -83,7 +90,7 @@ def test_the_first_builder_whose_library_is_old_enough_builds():
     nodes = found(node1={"libc": "2.41"}, node2={"libc": "2.31"}, node3={"libc": "2.36"})
     releases, problems = decide(nodes, builders=("node1", "node3", "node2"))
     assert not problems
-    (release,) = releases.by_id.values()
+    release = only(releases)
     assert release.builder == "node2"
 
 
@@ -121,7 +128,7 @@ def test_a_builder_outside_the_cluster():
     inside, outside = found(node1={}), found(forge={"libc": "2.31"})
     releases, problems = decide_releases(declared, inside, {**inside, **outside})
     assert not problems
-    (release,) = releases.by_id.values()
+    release = only(releases)
     assert release.builder == "forge" and release.nodes == ("node1",)
 
 
@@ -163,17 +170,17 @@ def test_all_quants_when_an_instance_needs_them(types, wanted):
     nodes = found(node1={"devices": H100})
     releases, problems = decide(nodes, instances=[instance(nodes=["node1"], **types)])
     assert not problems
-    (release,) = releases.by_id.values()
+    release = only(releases)
     assert (definition(release.inputs["cmake_args"], "GGML_CUDA_FA_ALL_QUANTS") == "ON") is wanted
 
 
 def test_rdma_follows_from_devices_and_can_be_overruled():
     nodes = found(node1={"rdma": ["mlx5_0"]}, node2={})
     releases, _problems = decide(nodes)
-    (release,) = releases.by_id.values()
+    release = only(releases)
     assert definition(release.inputs["cmake_args"], "GGML_RPC_RDMA") == "ON"
     releases, _problems = decide(nodes, variables={name: {"rdma": False} for name in nodes})
-    (release,) = releases.by_id.values()
+    release = only(releases)
     assert definition(release.inputs["cmake_args"], "GGML_RPC_RDMA") == "OFF"
 
 
@@ -181,7 +188,7 @@ def test_a_prebuilt_release_needs_no_builder():
     source = {"kind": "release_archive", "path": "/srv/llama.tar.gz", "sha256": "a" * 64}
     releases, problems = decide(found(node1={}), builders=(), variables={"node1": {"source": source}})
     assert not problems
-    (release,) = releases.by_id.values()
+    release = only(releases)
     assert release.builder == "" and not release.toolchain
     assert "path" not in release.inputs["source"]
 
@@ -229,6 +236,6 @@ def test_patches_name_the_release():
     patched, problems = decide(nodes, variables={"node1": {"patches": [{"path": "/srv/a.patch", "sha256": "a" * 64}]}})
     assert not problems
     assert set(plain.by_id) != set(patched.by_id)
-    (release,) = patched.by_id.values()
+    release = only(patched)
     assert release.patches == ({"path": "/srv/a.patch", "sha256": "a" * 64},)
     assert release.inputs["patches"] == [{"name": "a.patch", "sha256": "a" * 64}]

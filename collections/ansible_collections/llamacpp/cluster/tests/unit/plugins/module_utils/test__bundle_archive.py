@@ -33,10 +33,10 @@ def quiet(_line: str) -> None:
     """Say nothing."""
 
 
-def make(directory, content=CONTENT):
+def make(directory, content=None):
     """Return the files of a bundle on the disk as members."""
     found = []
-    for (kind, folder, name), data in content.items():
+    for (kind, folder, name), data in (CONTENT if content is None else content).items():
         file = directory / kind / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)

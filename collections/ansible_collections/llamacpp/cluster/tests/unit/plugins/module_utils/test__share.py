@@ -130,7 +130,8 @@ def test_several_at_a_time(share):
         lazy.sendall(b"GET /s3cret/model.gguf HTTP/1.1\r\nHost: x\r\n\r\n")
         found = []
         clients = [
-            threading.Thread(target=lambda: found.append(ask(port, "/s3cret/model.gguf")[2] == DATA)) for _ in range(6)
+            threading.Thread(target=lambda: found.append(ask(port, "/s3cret/model.gguf")[2] == DATA))
+            for _number in range(6)
         ]
         for client in clients:
             client.start()
