@@ -15,7 +15,7 @@ import yaml
 from driver import ROOT, Cluster
 from fixtures import LiveLab
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.slow_build]
 
 
 @pytest.fixture(scope="module")
