@@ -203,6 +203,7 @@ class Releases:
         os.makedirs(self.directory, mode=0o755, exist_ok=True)
         with open(os.path.join(self.prefix, ".lock"), "a+", encoding="utf-8") as stream:
             deadline = time.monotonic() + wait
+            other = ""
             while True:
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
