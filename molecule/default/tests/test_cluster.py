@@ -84,8 +84,8 @@ def test_nobody_but_the_head_reaches_a_worker(host: Any, plan: dict[str, Any], n
             assert "timed out" in tried.stderr
 
 
-def test_release_finds_its_own_libraries(host: Any, plan: dict[str, Any]) -> None:
-    root = f"/opt/llamacpp/releases/{plan['release']}"
+def test_release_finds_its_own_libraries(host: Any, plan: dict[str, Any], name: str) -> None:
+    root = f"/opt/llamacpp/releases/{plan['nodes'][name]['release']}"
     assert host.file("/opt/llamacpp/current").linked_to == root
     resolved = host.check_output("ldd %s/bin/llama-server", root)
     assert "not found" not in resolved
