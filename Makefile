@@ -16,8 +16,7 @@ CHECK = $(PYTHON) scripts/check.py
 # Molecule and the playbooks look for ansible's other commands on PATH.
 PLAYBOOK = PATH="$(CURDIR)/.venv/bin:$$PATH" ansible-playbook
 
-.PHONY: help setup lab-up lab-down demo site plan rollback updates bundle test lint test-unit sanity test-lab test-cuda \
-	molecule bench clean
+.PHONY: help setup lab-up lab-down demo site plan rollback updates bundle test lint test-unit sanity test-lab test-cuda molecule bench clean
 
 help: ## List the targets
 	@printf 'Usage: make TARGET [VARIABLE=value]\n\n'
