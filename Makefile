@@ -64,7 +64,7 @@ sanity: ## ansible-test sanity
 test-lab: ## Tests on real nodes
 	@$(CHECK) setup lab
 
-test-cuda: ## Whole builds with CUDA, Vulkan, and on the simulated EL host; not a part of `make test`, as they take half an hour
+test-cuda: ## Whole builds with CUDA, Vulkan, OpenBLAS, and on the simulated EL host; not a part of `make test`, as they take an hour
 	@$(CHECK) setup cuda
 
 molecule: ## A cluster from nothing, another build of llama.cpp, and back

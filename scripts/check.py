@@ -108,7 +108,7 @@ STAGES = (
     ),
     Stage(
         "cuda",
-        "whole builds with CUDA, Vulkan, on a simulated EL host (half an hour the first time)",
+        "whole builds with CUDA, Vulkan, OpenBLAS, and on a simulated EL host (an hour the first time)",
         (pytest("-m", "slow_build", "--verbose", "--capture=tee-sys"),),
         True,
         asked=True,

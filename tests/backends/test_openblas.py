@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from parts import Part
 
-pytestmark = [pytest.mark.lab]
+pytestmark = [pytest.mark.lab, pytest.mark.slow_build]
 
 
 @pytest.fixture(scope="module")
