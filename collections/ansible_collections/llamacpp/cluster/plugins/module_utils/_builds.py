@@ -214,7 +214,7 @@ def _release(
         inputs["platform"] = {"os": "", "machine": kind.machine}
         return Release(release_id(inputs), inputs, tuple(names))
     before = len(problems)
-    problems += _check_processors(declared, kind, names, nodes)
+    problems += _check_processors(kind, names, nodes)
     builder = _builder(declared, kind, names, nodes, builders, problems)
     if builder is None or len(problems) > before:
         return None
@@ -272,9 +272,7 @@ def needs_all_quants(instance: Instance) -> bool:
     return instance.flash_attention != "off" and (key != value or key not in _FA_TYPES)
 
 
-def _check_processors(
-    declared: Declared, kind: _Kind, names: Sequence[str], nodes: Mapping[str, NodeFacts]
-) -> list[Problem]:
+def _check_processors(kind: _Kind, names: Sequence[str], nodes: Mapping[str, NodeFacts]) -> list[Problem]:
     """Refuse nodes whose processor lacks an instruction that the build will use."""
     problems = []
     expected = expected_cpu_flags(kind.settings, kind.machine)

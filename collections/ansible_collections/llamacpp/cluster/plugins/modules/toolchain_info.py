@@ -94,9 +94,8 @@ toolchain:
   type: dict
 """
 
-import os
 import platform
-from typing import Any, Callable
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -104,18 +103,6 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils import _gpu_find,
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gpu_nvml import unpack
 from ansible_collections.llamacpp.cluster.plugins.module_utils._toolchain_error import ToolchainError
 from ansible_collections.llamacpp.cluster.plugins.module_utils._tree import Tree
-
-
-def finder(module: AnsibleModule) -> Callable[[str], str | None]:
-    """Return what finds a program by name, or by path, without failing for one that is not there."""
-
-    def find(name: str) -> str | None:
-        if os.path.isabs(name):
-            return name if os.access(name, os.X_OK) else None
-        path: str | None = module.get_bin_path(name)
-        return path
-
-    return find
 
 
 def choose(params: dict[str, Any], builder: dict[str, Any], driver: str) -> dict[str, Any]:
@@ -148,7 +135,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    run = _gpu_find.runner(finder(module), module.run_command)
+    run = _gpu_find.runner(module.get_bin_path, module.run_command)
     tree = Tree()
     homes = [params["cuda_home"]] if params["cuda_home"] else []
     found: dict[str, Any] = {
