@@ -12,36 +12,43 @@ import os
 import posixpath
 import shutil
 import stat
+import struct
 import tarfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO, Callable, NamedTuple
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import amount
 from ansible_collections.llamacpp.cluster.plugins.module_utils._release import ReleaseError
 
 BLOCK = 1 << 20
 # CUDA's libraries are hundreds of MB: level 6 takes three times as long for 3 % less (docs/decisions, 0013).
 COMPRESSION = 1
+_GZIP = b"\x1f\x8b"
 
 
 class _Member(NamedTuple):
-    """One file or link of an archive. ``mode``: permission bits. ``link``: what a link leads to."""
+    """One file or link of an archive. ``size``: bytes. ``mode``: permission bits. ``link``: what a link leads to."""
 
     name: str
+    size: int
     mode: int
     time: int
     link: str
     stream: IO[bytes] | None
 
 
-def unpack(archive: str, into: str, what: str) -> int:
+def unpack(archive: str, into: str, what: str, say: Callable[[str], None] = lambda line: None) -> int:
     """Unpack a tar or zip archive; return the time of its newest file, in seconds since the epoch.
 
-    ``what`` names the archive in messages. Raises :class:`ReleaseError` for one that is cut or neither of both, for
-    members that would land elsewhere, and for what is neither file, directory nor link. Raises :class:`OSError`.
+    ``what`` names the archive in messages, ``say`` gets how far it is. Files and directories are the caller's, and
+    may be read by everybody. Raises :class:`ReleaseError` for an archive that is cut or neither of both, for members
+    that would land elsewhere, and for what is neither file, directory nor link. Raises :class:`OSError`.
     """
-    newest = 0
+    newest = done = 0
+    started, total = time.monotonic(), unpacked_bytes(archive)
     try:
         members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive, what)
         for member in members:
@@ -49,7 +56,7 @@ def unpack(archive: str, into: str, what: str) -> int:
             path = os.path.join(into, name)
             if _through_link(into, name):
                 raise ReleaseError("%s: member %s goes through a link" % (what, member.name))
-            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+            _directory(os.path.dirname(path))
             newest = max(newest, member.time)
             if member.stream is None:
                 _inside(posixpath.join(posixpath.dirname(name), member.link), member.name, what)
@@ -59,9 +66,36 @@ def unpack(archive: str, into: str, what: str) -> int:
                 shutil.copyfileobj(member.stream, stream, BLOCK)
             os.chmod(path, 0o755 if member.mode & 0o111 else 0o644)
             os.utime(path, (member.time, member.time))
+            done += member.size
+            say("unpacking: %s" % amount(done, total, started, time.monotonic()))
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise ReleaseError("%s is not a whole archive (tar or zip): %s" % (what, error)) from error
     return newest
+
+
+def unpacked_bytes(archive: str) -> int:
+    """Return how many bytes an archive is when it is unpacked: gzip keeps that, modulo 4 GiB, at the end (RFC 1952).
+
+    Of another kind of archive, how many it is as it is.
+    """
+    packed = os.stat(archive).st_size
+    with open(archive, "rb") as stream:
+        if stream.read(2) != _GZIP or packed < 18:
+            return packed
+        stream.seek(-4, os.SEEK_END)
+        (size,) = struct.unpack("<I", stream.read(4))
+    # Binaries become smaller by packing, so a smaller number has gone round.
+    while size < packed - BLOCK:
+        size += 1 << 32
+    return int(size)
+
+
+def _directory(path: str) -> None:
+    """Make a directory and those above it, for everybody to enter, whatever the umask."""
+    if not os.path.isdir(path):
+        _directory(os.path.dirname(path))
+        os.mkdir(path)
+        os.chmod(path, 0o755)
 
 
 def _inside(path: str, member: str, what: str) -> str:
@@ -86,7 +120,7 @@ def _tar_members(archive: str, what: str) -> Iterator[_Member]:
             if not (member.isfile() or member.issym() or member.islnk()):
                 raise ReleaseError("%s: member %s is neither file, directory nor link" % (what, member.name))
             stream = None if member.issym() else tar.extractfile(member)
-            yield _Member(member.name, member.mode, int(member.mtime), member.linkname, stream)
+            yield _Member(member.name, member.size, member.mode, int(member.mtime), member.linkname, stream)
 
 
 def _zip_members(archive: str) -> Iterator[_Member]:
@@ -96,10 +130,10 @@ def _zip_members(archive: str) -> Iterator[_Member]:
                 continue
             mode, moment = member.external_attr >> 16, calendar.timegm((*member.date_time, 0, 0, 0))
             if stat.S_ISLNK(mode):
-                yield _Member(member.filename, mode, moment, packed.read(member).decode(), None)
+                yield _Member(member.filename, member.file_size, mode, moment, packed.read(member).decode(), None)
                 continue
             with packed.open(member) as stream:
-                yield _Member(member.filename, mode, moment, "", stream)
+                yield _Member(member.filename, member.file_size, mode, moment, "", stream)
 
 
 def pack(tree: str, archive: str, first: str) -> None:

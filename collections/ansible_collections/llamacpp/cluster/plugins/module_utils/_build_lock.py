@@ -1,82 +1,41 @@
 # Copyright: (c) 2026, the llamacpp.cluster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""One build of a release at a time, and a word to those who wait for it."""
+"""One build of a release at a time, and nothing that works for a dead one."""
 
 from __future__ import annotations
 
-import fcntl
-import json
+import contextlib
 import os
 import signal
 import time
-from types import TracebackType
+from collections.abc import Iterator
 from typing import Callable
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._lock import NOBODY_KNOWN, BusyError, locked
 from ansible_collections.llamacpp.cluster.plugins.module_utils._release import ReleaseError
 
-POLL_SECONDS = 1.0
 KILL_SECONDS = 10.0
 # In the environment of every process of a build; its value is the build's directory.
 MARK = "LLAMACPP_BUILD_DIRECTORY"
 
 
-class BuildLock:
-    """Holds ``flock`` on a file while a build runs; the kernel lets go when the process ends, however it ends.
+@contextlib.contextmanager
+def build_lock(path: str, what: str, holder: str, patience: float, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a build. ``what``: its name. ``holder``: who asks. ``patience``: seconds.
 
-    The file's text is who holds it (JSON: ``holder``, ``pid``, ``since`` in seconds since 1970). It stays when the
-    lock is free and means nothing then.
+    ``say`` gets whom we wait for. Raises :class:`ReleaseError` when it takes too long.
     """
 
-    def __init__(self, path: str, what: str, holder: str, patience: float, say: Callable[[str], None]) -> None:
-        """``what``: name of the build. ``holder``: who asks. ``patience``: seconds. ``say``: gets what we wait for."""
-        self._path = path
-        self._what = what
-        self._holder = holder
-        self._patience = patience
-        self._say = say
-        self._file = -1
+    def waiting(other: str) -> str:
+        return "waiting for the build of %s by %s" % (what, other)
 
-    def __enter__(self) -> BuildLock:
-        """Wait for the lock. Raises :class:`ReleaseError` when it takes too long."""
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        deadline = time.monotonic() + self._patience
-        while not self._try():
-            waiting = "waiting for the build of %s by %s" % (self._what, self._who())
-            if time.monotonic() >= deadline:
-                os.close(self._file)
-                raise ReleaseError(
-                    "gave up after %d s of %s; wait for it, or stop it on the builder" % (self._patience, waiting)
-                )
-            self._say(waiting)
-            time.sleep(POLL_SECONDS)
-        note = json.dumps({"holder": self._holder, "pid": os.getpid(), "since": int(time.time())})
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, note.encode(), 0)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let go."""
-        os.close(self._file)
-
-    def _try(self) -> bool:
-        """Take the lock if it is free."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _who(self) -> str:
-        """Return who holds the lock, as ``root@control (pid 4711) since 16:05``."""
-        try:
-            note = json.loads(os.pread(self._file, 4096, 0))
-            since = time.strftime("%H:%M", time.localtime(note["since"]))
-            return "%s (pid %d) since %s" % (note["holder"] or "another run", note["pid"], since)
-        except (ValueError, KeyError, TypeError):
-            # Taken this very moment: the note is not written yet.
-            return "another run"
+    try:
+        with locked(path, holder or NOBODY_KNOWN, patience, lambda other: say(waiting(other))):
+            yield
+    except BusyError as error:
+        raise ReleaseError(
+            "gave up after %d s of %s; wait for it, or stop it on the builder" % (patience, waiting(error.holder))
+        ) from error
 
 
 def stop_leftovers(directory: str) -> int:

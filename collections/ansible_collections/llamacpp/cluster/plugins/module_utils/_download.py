@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import time
+from typing import Callable
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._http import Client, RemoteError
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress, amount
@@ -14,17 +15,27 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import 
 BLOCK = 1 << 20
 
 
-def download(url: str, path: str, progress: Progress, what: str) -> str:
+def download(
+    url: str,
+    path: str,
+    progress: Progress,
+    what: str,
+    client: Client | None = None,
+    admit: Callable[[int], None] = lambda total: None,
+) -> str:
     """Write what ``url`` has to ``path``; return its sha256. ``what`` names it in progress.
 
+    ``admit`` is told how many bytes will come, where the server says it, before one is written; it may raise.
     Raises :class:`RemoteError`, also when the connection breaks on the way, and :class:`OSError`.
     """
     progress.say("asking for %s" % what, now=True)
-    answer, _place = Client().open(url)
+    answer, _place = (client or Client()).open(url)
     digest, done, started = hashlib.sha256(), 0, time.monotonic()
+    length = str(answer.headers.get("Content-Length") or "")
+    total = int(length) if length.isdigit() else None
     with answer, open(path, "wb") as stream:
-        length = str(answer.headers.get("Content-Length") or "")
-        total = int(length) if length.isdigit() else None
+        if total is not None:
+            admit(total)
         while True:
             try:
                 block = answer.read(BLOCK)

@@ -55,6 +55,7 @@ class Client:
 
     ``token`` goes to ``token_origin`` (scheme, host and port) alone, whatever redirects say.
     ``timeout``: seconds of silence; twenty times of that for one answer to be read.
+    ``proxy``: whether to go through the machine's proxy, where it has one.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class Client:
         token_origin: str = "",
         timeout: float = 30,
         sleep: Callable[[float], None] = time.sleep,
+        proxy: bool = True,
     ) -> None:
         self.token = token
         self.token_origin = origin(token_origin) if token_origin else ("", "", 0)
         self.timeout = timeout
         self.sleep = sleep
+        self.proxy = proxy
 
     def open(self, url: str, headers: Mapping[str, str] | None = None) -> tuple[Any, str]:
         """Return the answer, and the address that it came from in the end; the caller closes the answer.
@@ -110,6 +113,7 @@ class Client:
                     follow_redirects="no",
                     decompress=False,
                     use_netrc=not self.token,
+                    use_proxy=self.proxy,
                     http_agent="llamacpp.cluster",
                 )
             except urllib.error.HTTPError as error:

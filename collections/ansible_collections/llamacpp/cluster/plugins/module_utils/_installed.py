@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import json
 import os
@@ -23,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _node
+from ansible_collections.llamacpp.cluster.plugins.module_utils._lock import BusyError, locked
 from ansible_collections.llamacpp.cluster.plugins.module_utils._release import (
     MANIFEST,
     ReleaseError,
@@ -33,7 +33,6 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._textfile import 
 
 UNIT_DIRECTORY = "/etc/systemd/system"
 UNITS = "llamacpp-*.service"
-LOCK_POLL_SECONDS = 0.5
 DRIVER = "/proc/driver/nvidia/version"
 _ID = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._+-]*$")
 
@@ -201,28 +200,15 @@ class Releases:
         raised as :class:`ReleaseError`. A killed holder's lock is free.
         """
         os.makedirs(self.directory, mode=0o755, exist_ok=True)
-        with open(os.path.join(self.prefix, ".lock"), "a+", encoding="utf-8") as stream:
-            deadline = time.monotonic() + wait
-            other = ""
-            while True:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    stream.seek(0)
-                    other = stream.read().strip() or "another run"
-                if time.monotonic() >= deadline:
-                    raise ReleaseError(
-                        "%s is at work on %s, waited %d s for it: run again when it has ended"
-                        % (other, self.directory, wait)
-                    )
-                say("waiting for %s" % other)
-                time.sleep(LOCK_POLL_SECONDS)
-            stream.seek(0)
-            stream.truncate()
-            stream.write("%s (pid %d, since %s)\n" % (holder, os.getpid(), time.strftime("%H:%M:%S")))
-            stream.flush()
-            yield
+        path = os.path.join(self.prefix, ".lock")
+        try:
+            with locked(path, holder, wait, lambda other: say("waiting for %s" % other)):
+                yield
+        except BusyError as error:
+            raise ReleaseError(
+                "%s is at work on %s, waited %d s for it: run again when it has ended"
+                % (error.holder, self.directory, wait)
+            ) from error
 
 
 def sizes(path: str) -> tuple[int, int]:

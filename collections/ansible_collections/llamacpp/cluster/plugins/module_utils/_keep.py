@@ -8,14 +8,14 @@ Files are made in a scratch directory inside, verified there and renamed. Who on
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import math
 import os
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._lock import locked
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
 
 LOCK = ".lock"
@@ -29,18 +29,11 @@ def scratch(directory: str, progress: Progress) -> Iterator[str]:
     Who has to wait says so, and for whom. What a killed run left is removed. Raises :class:`OSError`.
     """
     os.makedirs(directory, mode=0o755, exist_ok=True)
-    # A file to be written, because a lock on one that is only read does not work over NFS.
-    with open(os.path.join(directory, LOCK), "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another run"
-            progress.say("waiting for %s, which writes to %s" % (holder, directory), now=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.truncate(0)
-        lock.write("process %d on %s since %s\n" % (os.getpid(), socket.gethostname(), time.strftime("%H:%M")))
-        lock.flush()
+
+    def waiting(other: str) -> None:
+        progress.say("waiting for %s, which writes to %s" % (other, directory), now=True)
+
+    with locked(os.path.join(directory, LOCK), "a run on %s" % socket.gethostname(), math.inf, waiting):
         for name in os.listdir(directory):
             if name.startswith(_SCRATCH):
                 shutil.rmtree(os.path.join(directory, name))

@@ -146,7 +146,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._build_cmake impo
     targets,
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._build_layout import Layout, lay_out, total_bytes
-from ansible_collections.llamacpp.cluster.plugins.module_utils._build_lock import MARK, BuildLock, stop_leftovers
+from ansible_collections.llamacpp.cluster.plugins.module_utils._build_lock import MARK, build_lock, stop_leftovers
 from ansible_collections.llamacpp.cluster.plugins.module_utils._build_pack import pack, write_manifest
 from ansible_collections.llamacpp.cluster.plugins.module_utils._build_run import Runner, enabled
 from ansible_collections.llamacpp.cluster.plugins.module_utils._build_source import (
@@ -192,10 +192,8 @@ class Build:
         """Build unless the archive is there; return what to report."""
         for name in ("directory", "ccache_directory"):
             os.makedirs(self.params[name], mode=0o755, exist_ok=True)
-        lock = BuildLock(
-            self.lock_path, self.params["id"], self.params["holder"], self.params["lock_wait"], self.progress.say
-        )
-        with lock:
+        params = self.params
+        with build_lock(self.lock_path, params["id"], params["holder"], params["lock_wait"], self.progress.say):
             if os.path.exists(self.archive):
                 return {"changed": False}
             stop_leftovers(self.work)

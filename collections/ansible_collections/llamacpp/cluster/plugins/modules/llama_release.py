@@ -156,6 +156,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._archive import unpack, unpacked_bytes
 from ansible_collections.llamacpp.cluster.plugins.module_utils._install import (
     UnreachableError,
     blocks_bytes,
@@ -163,8 +164,6 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._install import (
     fetch,
     room,
     share_files,
-    unpack,
-    unpacked_bytes,
     verify,
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._installed import Releases, read_manifest, sizes
@@ -269,7 +268,7 @@ class Release:
             raise ReleaseError("it is not installed and its archive is not there (%s)" % (given or "none was given"))
         if not wanted:
             raise ReleaseError("urls need the sha256 of the archive")
-        self.fetched = fetch(self.params["urls"], wanted, self.incoming, self.say)
+        self.fetched = fetch(self.params["urls"], wanted, self.incoming, self.progress)
         return self.incoming
 
     def fill(self, work: str, archive: str) -> None:
@@ -277,7 +276,7 @@ class Release:
         if self.params["sha256"]:
             # A broken archive may say any size, so only one that is known to be right is asked.
             room(work, unpacked_bytes(archive), "release %s" % self.id)
-        unpack(archive, work, self.say)
+        unpack(archive, work, archive, self.say)
         self.say("comparing files with the manifest")
         manifest = verify(work, self.id)
         share_files(work, manifest, self.releases)

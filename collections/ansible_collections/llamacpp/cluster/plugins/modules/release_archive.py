@@ -155,7 +155,7 @@ class Import:
             self.progress.say("checking sha256 of %s" % source, now=True)
             self.verify(file_sha256(source))
         self.progress.say("unpacking %s" % os.path.basename(self.place), now=True)
-        newest = unpack(source, tree, self.place)
+        newest = unpack(source, tree, self.place, self.progress.say)
         build = _imported.build_in_name([*os.listdir(tree), os.path.basename(self.place)])
         own = _imported.own_root(tree)
         if own:

@@ -18,8 +18,8 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._release import R
 
 HOLD = """
 import sys, time
-from ansible_collections.llamacpp.cluster.plugins.module_utils._build_lock import BuildLock
-with BuildLock(sys.argv[1], "b1", "anna on control", 0, print):
+from ansible_collections.llamacpp.cluster.plugins.module_utils._build_lock import build_lock
+with build_lock(sys.argv[1], "b1", "anna on control", 0, print):
     print("held", flush=True)
     time.sleep(300)
 """
@@ -30,7 +30,7 @@ def lock(tmp_path):
     """A function that makes a lock on one file."""
 
     def make(patience=0, say=lambda line: None):
-        return _build_lock.BuildLock(str(tmp_path / "b1.lock"), "b1", "bob", patience, say)
+        return _build_lock.build_lock(str(tmp_path / "b1.lock"), "b1", "bob", patience, say)
 
     return make
 

@@ -297,6 +297,24 @@ def test_fetch_from_the_first_peer_that_answers(run_module, pack, peer, tmp_path
     assert os.listdir(tmp_path / "opt" / "incoming") == []
 
 
+def test_peers_are_not_asked_through_a_proxy(run_module, pack, peer, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    arguments = pack("b7-cpu-1")
+    del arguments["archive"]
+    assert run_module(llama_release, **arguments, urls=[peer + "/b7-cpu-1.tar.gz"])["changed"] is True
+
+
+def test_a_strict_umask_does_not_lock_the_services_out(run_module, pack, tmp_path):
+    before = os.umask(0o077)
+    try:
+        run_module(llama_release, **pack("b7-cpu-1"))
+    finally:
+        os.umask(before)
+    release = tmp_path / "opt" / "releases" / "b7-cpu-1"
+    for path in (release, release / "bin", release / "bin" / "llama-server"):
+        assert path.stat().st_mode & 0o555 == 0o555, path
+
+
 def test_nobody_answers_and_the_caller_may_bring_it_another_way(run_module, pack, peer, releases):
     arguments = pack("b7-cpu-1")
     archive = arguments.pop("archive")
@@ -359,7 +377,7 @@ def test_two_runs_at_once(run_module, pack, holder):
     arguments = pack("b7-cpu-1")
     result = run_module(llama_release, **arguments, lock_wait=1)
     assert result["failed"]
-    assert "the installation of b9-cpu-9 (pid %d, since " % holder.pid in result["msg"]
+    assert "the installation of b9-cpu-9 (pid %d) since " % holder.pid in result["msg"]
 
 
 def test_killed_run_leaves_nothing_in_the_way(run_module, pack, holder, releases, tmp_path):
