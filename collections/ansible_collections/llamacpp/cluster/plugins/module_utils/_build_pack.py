@@ -35,6 +35,8 @@ def pack(stage: str, archive: str) -> None:
             with tarfile.open(fileobj=stream, mode="w:gz", compresslevel=COMPRESSION) as tar:
                 tar.add(stage, arcname=".", filter=_for_every_node)
             stream.flush()
+            # Whoever logs in takes it away.
+            os.fchmod(stream.fileno(), 0o644)
             os.fsync(stream.fileno())
         os.rename(temporary, archive)
     finally:

@@ -118,6 +118,7 @@ def test_release_runs_elsewhere_and_its_manifest_says_what_it_is(build, tmp_path
         members = {member.name: member for member in tar.getmembers()}
     assert {member.uname for member in members.values()} == {"root"}
     assert members["./bin/llama-server"].mode == 0o755
+    assert os.stat(result["archive"]).st_mode & 0o777 == 0o644, "whoever logs in takes it away"
 
 
 def test_again_there_is_nothing_to_build(build, tmp_path):
