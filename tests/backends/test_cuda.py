@@ -41,7 +41,7 @@ def test_it_was_built_with_debians_toolkit_and_a_gcc_that_fits_it(cluster: Part)
     assert "release 11.8" in manifest["cuda_compiler"]
     assert re.search(r"\) 11\.\d+\.\d+$", manifest["compiler"]), manifest["compiler"]
     assert "-DGGML_CUDA_FORCE_MMQ=ON" in manifest["inputs"]["cmake_args"]
-    assert cluster.shell(BUILDER, "gcc -dumpversion").strip() == "12", "the node's own compiler stays what it was"
+    assert cluster.shell(BUILDER, "command -v gcc g++ || echo none").strip() == "none", "nobody's default is changed"
 
 
 def test_all_its_device_code_is_for_volta(cluster: Part) -> None:
