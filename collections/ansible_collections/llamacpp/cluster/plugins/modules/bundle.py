@@ -64,10 +64,8 @@ options:
     description: What the archive is made for (O(state=packed)). C(for) is shown in messages.
     type: dict
     default: {}
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 seealso:
   - module: llamacpp.cluster.package_bundle

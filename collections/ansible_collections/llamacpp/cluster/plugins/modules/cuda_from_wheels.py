@@ -36,10 +36,8 @@ options:
     description: C compiler, which makes the stub of the driver's library.
     type: str
     default: cc
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 seealso:
   - module: llamacpp.cluster.cuda_wheels

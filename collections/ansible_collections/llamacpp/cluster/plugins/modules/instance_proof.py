@@ -47,10 +47,8 @@ options:
     description: Do not wait. When the server is not healthy yet, say so in RV(healthy) and stop there.
     type: bool
     default: false
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.info
 author:
   - The llamacpp.cluster authors (@llamacpp-cluster)

@@ -78,10 +78,8 @@ options:
     description: Who runs this; shown to others who wait.
     type: str
     default: ""
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 author:
   - The llamacpp.cluster authors (@llamacpp-cluster)

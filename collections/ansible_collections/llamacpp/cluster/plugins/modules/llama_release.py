@@ -73,10 +73,8 @@ options:
     description: Set by the action plugin. Do what takes no time, and say in RV(pending) whether there is more.
     type: bool
     default: false
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 author:
   - The llamacpp.cluster authors (@llamacpp-cluster)

@@ -70,10 +70,8 @@ options:
   patch_cache:
     description: Directory for patches. Unless set, C(patches) beside O(cache).
     type: path
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 author:
   - The llamacpp.cluster authors (@llamacpp-cluster)

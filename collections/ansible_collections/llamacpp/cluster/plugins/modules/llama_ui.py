@@ -43,10 +43,8 @@ options:
     description: Take packages from O(npm_cache) alone.
     type: bool
     default: false
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 author:
   - The llamacpp.cluster authors (@llamacpp-cluster)

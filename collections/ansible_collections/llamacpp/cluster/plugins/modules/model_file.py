@@ -46,10 +46,8 @@ options:
     description: Only say whether O(dest) is in place.
     type: bool
     default: false
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 author:
   - The llamacpp.cluster authors (@llamacpp-cluster)

@@ -26,10 +26,8 @@ options:
       - One that has these packages already, in the versions of today, is not written again.
     type: path
     required: true
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 seealso:
   - module: llamacpp.cluster.bundle
