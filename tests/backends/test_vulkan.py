@@ -35,7 +35,7 @@ def cluster(part: Callable[..., Part]) -> Part:
 def test_a_vulkan_release_serves_on_the_software_device(cluster: Part) -> None:
     """site.yml itself proves that the planned device holds its part of the model."""
     cluster.site().succeeded()
-    assert [device["name"] for device in cluster.planned("demo")["devices"]] == ["Vulkan0"]
+    assert [device["device"] for device in cluster.planned("demo")["devices"]] == ["Vulkan0"]
     assert cluster.chat("demo")
 
 
