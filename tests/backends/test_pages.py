@@ -47,7 +47,7 @@ def test_the_builder_compiled_and_is_no_node(cluster: Part) -> None:
     assert list(cluster.plan["nodes"]) == [NODE]
     assert cluster.manifest(NODE)["builder"] == cluster.shell(BUILDER, "hostname").strip()
     assert not cluster.shell(BUILDER, "ls /opt/llamacpp/releases 2>/dev/null || true").strip()
-    assert not cluster.shell(BUILDER, "systemctl list-unit-files --no-legend 'llamacpp-*'").strip()
+    assert not cluster.shell(BUILDER, "systemctl list-units --all --plain --no-legend 'llamacpp-*'").strip()
 
 
 def test_a_second_run_changes_nothing(cluster: Part) -> None:
