@@ -12,12 +12,14 @@ from fixtures import LiveLab
 
 
 class Part(Cluster):
-    """A cluster of some of the lab's nodes, all with one kind of release, which the first of them compiles."""
+    """A cluster of some of the lab's nodes, all with one kind of release, which ``builder`` (the first) compiles."""
 
-    def __init__(self, live: LiveLab, work: Path, model: Path, nodes: list[str], **variables: Any) -> None:
+    def __init__(
+        self, live: LiveLab, work: Path, model: Path, nodes: list[str], builder: str = "", **variables: Any
+    ) -> None:
         super().__init__(live, work, model)
         hosts = dict.fromkeys(nodes)
-        groups = {"part": {"hosts": hosts}, "compilers": {"hosts": {nodes[0]: None}}}
+        groups = {"part": {"hosts": hosts}, "compilers": {"hosts": {builder or nodes[0]: None}}}
         (work / "groups.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
         self.nodes = nodes
         self.variables.update(

@@ -10,7 +10,6 @@ import urllib.request
 from collections.abc import Callable
 
 import pytest
-import yaml
 from parts import Part
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow_build]
@@ -20,9 +19,7 @@ BUILDER, NODE = "node1", "node3"
 
 @pytest.fixture(scope="module")
 def cluster(part: Callable[..., Part]) -> Part:
-    found = part(NODE, llamacpp_web_ui=True)
-    groups = {"part": {"hosts": {NODE: None}}, "compilers": {"hosts": {BUILDER: None}}}
-    (found.work / "groups.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
+    found = part(NODE, builder=BUILDER, llamacpp_web_ui=True)
     # Whatever the tests before this one left on them: they are one machine without a cluster, and one bare node.
     found.run("reset", llamacpp_nodes_group="llamacpp_nodes").succeeded()
     return found

@@ -48,7 +48,7 @@ def unpack(archive: str, into: str, what: str, say: Callable[[str], None] = lamb
     that would land elsewhere, and for what is neither file, directory nor link. Raises :class:`OSError`.
     """
     newest = done = 0
-    started, total = time.monotonic(), unpacked_bytes(archive)
+    started, total = time.monotonic(), _gzip_bytes(archive)
     try:
         members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive, what)
         for member in members:
@@ -74,14 +74,17 @@ def unpack(archive: str, into: str, what: str, say: Callable[[str], None] = lamb
 
 
 def unpacked_bytes(archive: str) -> int:
-    """Return how many bytes an archive is when it is unpacked: gzip keeps that, modulo 4 GiB, at the end (RFC 1952).
+    """Return how many bytes an archive is when it is unpacked; of one that does not say so, how many it is as it is."""
+    known = _gzip_bytes(archive)
+    return os.stat(archive).st_size if known is None else known
 
-    Of another kind of archive, how many it is as it is.
-    """
+
+def _gzip_bytes(archive: str) -> int | None:
+    """Return how many bytes an archive is when it is unpacked: gzip keeps that, modulo 4 GiB, at the end (RFC 1952)."""
     packed = os.stat(archive).st_size
     with open(archive, "rb") as stream:
         if stream.read(2) != _GZIP or packed < 18:
-            return packed
+            return None
         stream.seek(-4, os.SEEK_END)
         (size,) = struct.unpack("<I", stream.read(4))
     # Binaries become smaller by packing, so a smaller number has gone round.
