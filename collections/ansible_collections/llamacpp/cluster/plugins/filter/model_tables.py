@@ -1,0 +1,29 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Filters that show to a person what a search found, and what is in the stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Callable
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _model_tables
+
+
+def stores_table(hostvars: Mapping[str, Mapping[str, Any]], nodes: list[str], register: str = "model_info") -> str:
+    """Return the table; nodes that did not answer are left out."""
+    return _model_tables.stores_table(
+        {
+            node: hostvars[node][register]
+            for node in nodes
+            if register in hostvars[node] and "models" in hostvars[node][register]
+        }
+    )
+
+
+class FilterModule:
+    """Filters of this file."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return name -> function."""
+        return {"search_table": _model_tables.search_table, "stores_table": stores_table}
