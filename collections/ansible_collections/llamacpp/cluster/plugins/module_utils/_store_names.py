@@ -1,0 +1,227 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Names of models: given when all files are there, taken away with what nobody else names, evicted for others."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _store_files as files
+from ansible_collections.llamacpp.cluster.plugins.module_utils._manifest import Manifest, StoreError
+from ansible_collections.llamacpp.cluster.plugins.module_utils._store_blobs import Blobs
+from ansible_collections.llamacpp.cluster.plugins.module_utils._store_room import Blob, Held, Space, choose, refusal
+from ansible_collections.llamacpp.cluster.plugins.module_utils._store_users import Use, find_uses
+
+# Manifests, stamps and directories beside the bytes.
+_SLACK = 1 << 20
+
+
+class Names(Blobs):
+    """Gives names and takes them away."""
+
+    def name(self, manifest: Manifest) -> bool:
+        """Give files that are all there their name, in one step; False when it was so.
+
+        What the name stood for before, and nobody else names, goes.
+        """
+        with self._changing():
+            absent = self.missing(manifest)
+            if absent:
+                raise StoreError(
+                    "model %s: %s %s not in %s: bring the model again"
+                    % (manifest.name, ", ".join(file.name for file in absent), _is(len(absent)), self.root)
+                )
+            self._check_place(manifest)
+            stored = self.manifest(manifest.name)
+            same = stored is not None and _content(stored) == _content(manifest)
+            unlinked = [file for file in manifest.files if not self._linked(file, manifest)]
+            if same and not unlinked:
+                return False
+            directory = os.path.join(self.links, manifest.name)
+            files.make_directory(directory)
+            for file in unlinked:
+                path = manifest.external.get(file.name)
+                files.give_name(path or self.blob(file.sha256), self.path_of(manifest.name, file.name), bool(path))
+            files.sync_directory(directory)
+            if not same:
+                files.write_durably(self._manifest(manifest.name), _text(manifest))
+            if stored is not None:
+                self._remove_links(manifest.name, {file.name for file in manifest.files})
+                self._drop_unnamed({file.sha256 for file in stored.held})
+        return True
+
+    def _check_place(self, manifest: Manifest) -> None:
+        """See that no directory of the readable paths would have to be a file of another model, or the other way."""
+        place = self.links
+        for segment in manifest.name.split("/"):
+            place = os.path.join(place, segment)
+            if os.path.islink(place) or os.path.isfile(place):
+                raise StoreError(
+                    "name = %s: %s is a file of another model; choose another name" % (manifest.name, place)
+                )
+        for file in manifest.files:
+            link = self.path_of(manifest.name, file.name)
+            if os.path.isdir(link) and not os.path.islink(link):
+                raise StoreError(
+                    "model %s: its file %s would lie at %s, where other models are; choose another name"
+                    % (manifest.name, file.name, link)
+                )
+
+    def remove(self, name: str) -> int:
+        """Take a name away, then the blobs that nobody names; return their bytes. Finishes what broke off, too."""
+        with self._changing():
+            manifest, path = self.manifest(name), self._manifest(name)
+            if os.path.exists(path):
+                os.unlink(path)
+                files.sync_directory(os.path.dirname(path))
+            named = {file.sha256 for file in manifest.held} if manifest else set()
+            # Of a removal that broke off only the links are left to tell.
+            named |= self._linked_blobs(name)
+            freed = self._drop_unnamed(named)
+            self._remove_links(name, set())
+            files.remove_empty(os.path.dirname(path), self.manifests)
+            files.forget(self._mark(name))
+        return freed
+
+    def _remove_links(self, name: str, keep: set[str]) -> None:
+        """Remove the files below a name's readable path, but those of names that go on from there, and ``keep``."""
+        directory = os.path.join(self.links, name)
+        for file in files.listing(directory):
+            link = os.path.join(directory, file)
+            if file not in keep and (os.path.islink(link) or not os.path.isdir(link)):
+                os.unlink(link)
+        files.remove_empty(directory, self.links)
+
+    def _linked_blobs(self, name: str) -> set[str]:
+        """Return the blobs that the links of a name lead to."""
+        directory = os.path.join(self.links, name)
+        infos = [files.status(os.path.join(directory, file)) for file in files.listing(directory)]
+        inodes = {info.st_ino for info in infos if info is not None}
+        return {sha256 for sha256, info in self._blob_infos().items() if info.st_ino in inodes} if inodes else set()
+
+    def _blob_infos(self) -> dict[str, os.stat_result]:
+        infos = {name: files.status(os.path.join(self.blobs, name)) for name in files.listing(self.blobs)}
+        return {name: info for name, info in infos.items() if info is not None}
+
+    def held(self) -> list[Held]:
+        """Return all names with their blobs, and when each was last wanted."""
+        found = []
+        for name in self.names():
+            manifest = self.manifest(name)
+            # What a broken manifest stood for is what its links lead to.
+            blobs = {file.sha256 for file in manifest.held} if manifest else self._linked_blobs(name)
+            found.append(Held(name, frozenset(blobs), self.last_used(name)))
+        return found
+
+    def _drop_unnamed(self, sha256s: Iterable[str]) -> int:
+        """Remove those blobs that nobody names; return their bytes."""
+        named = frozenset[str]().union(*(model.blobs for model in self.held()))
+        return sum(self._drop(sha256) for sha256 in sorted(set(sha256s) - named))
+
+    def _drop(self, sha256: str) -> int:
+        """Remove a blob, and what is known of it."""
+        info = files.status(self.blob(sha256))
+        files.forget(self.blob(sha256))
+        files.forget(self._stamp(sha256))
+        return info.st_size if info else 0
+
+    # Who wants what
+
+    def note_used(self, names: Iterable[str]) -> None:
+        """Remember that these names are wanted now."""
+        for name in names:
+            files.make_directory(self.used)
+            with open(self._mark(name), "ab"):
+                os.utime(self._mark(name))
+
+    def last_used(self, name: str) -> float:
+        """Return when a name was last wanted, or got its files: seconds since the epoch; 0 when it is not there."""
+        moments = [0.0]
+        for path in (self._mark(name), self._manifest(name)):
+            info = files.status(path)
+            moments += [info.st_mtime] if info else []
+        return max(moments)
+
+    def uses(self, units: str | None = None, proc: str | None = None) -> dict[str, list[Use]]:
+        """Return by name who uses it: units of the collection, and processes that belong to none."""
+        found: dict[str, list[Use]] = {}
+        for use in find_uses(_spellings(self.links), units or self.units, proc or self.proc):
+            found.setdefault(os.path.dirname(use.path), []).append(use)
+        by_blob = find_uses(_spellings(self.blobs), units or self.units, proc or self.proc)
+        if by_blob:
+            for model in self.held():
+                found.setdefault(model.name, []).extend(use for use in by_blob if use.path in model.blobs)
+        return {name: uses for name, uses in found.items() if uses}
+
+    def users(self, units: str | None = None, proc: str | None = None) -> dict[str, list[str]]:
+        """Return by name the units that name it, and processes such as ``llama-server (process 12)`` of no unit."""
+        return {name: sorted({use.who for use in uses}) for name, uses in self.uses(units, proc).items()}
+
+    # Room
+
+    def space(self, quota: int = 0) -> Space:
+        """Return what there is on the disk, and what the store holds: blobs, and parts on their way in."""
+        top = self.root
+        while not os.path.isdir(top):
+            top = os.path.dirname(top)
+        disk = os.statvfs(top)
+        stored = sum(info.st_size for info in self._blob_infos().values())
+        for path in files.walk(self.incoming):
+            info = files.status(path) if not path.endswith(".lock") else None
+            # A part may have holes where nothing came yet.
+            stored += min(info.st_size, info.st_blocks * 512) if info else 0
+        return Space(disk.f_bavail * disk.f_frsize, stored, quota)
+
+    def room(self, needed: int, quota: int, keep: Iterable[str], check: bool = False) -> list[str]:
+        """Make room for ``needed`` bytes that are still to be written; return the names that were evicted for that.
+
+        ``quota``: bytes that the store may hold, 0 for no limit. ``keep``: names that stay, as those do that somebody
+        uses. The least recently used go first. When it cannot fit, none goes and :class:`StoreError` has the
+        figures. ``check``: only say which would go.
+        """
+        if check:
+            return self._choose(needed, quota, set(keep))
+        with self._changing():
+            evicted = self._choose(needed, quota, set(keep))
+            for name in evicted:
+                self.remove(name)
+        return evicted
+
+    def _choose(self, needed: int, quota: int, keep: set[str]) -> list[str]:
+        space = self.space(quota)
+        asked = needed + _SLACK if needed else 0
+        if not space.short(asked, []):
+            return []
+        links = collections.Counter(info.st_ino for info in map(files.status, files.walk(self.links)) if info)
+        blobs = {
+            sha256: Blob(info.st_size, info.st_size if info.st_nlink <= 1 + links[info.st_ino] else 0)
+            for sha256, info in self._blob_infos().items()
+        }
+        held = self.held()
+        fixed = keep | set(self.users())
+        chosen = choose(asked, space, held, blobs, fixed)
+        if chosen is None:
+            raise StoreError("the store %s %s" % (self.root, refusal(asked, space, held, blobs, fixed)))
+        return chosen
+
+
+def _spellings(path: str) -> list[str]:
+    """Return a directory as it is called and as it really is: a process knows its files by either."""
+    return sorted({path, os.path.realpath(path)})
+
+
+def _content(manifest: Manifest) -> Mapping[str, Any]:
+    """Return what makes two manifests the same: all but when they were written."""
+    return {key: value for key, value in json.loads(_text(manifest)).items() if key != "created"}
+
+
+def _text(manifest: Manifest) -> bytes:
+    return json.dumps(manifest.as_dict(), indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
