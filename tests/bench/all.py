@@ -51,6 +51,7 @@ PARTS = {
     "plan_speed": Part("plan_speed.py", "a plan of 64 nodes with 8 GPUs, 10 instances, 20 quantisations; seconds"),
     "fuzz_gguf": Part("fuzz_gguf.py", "ten minutes of files that coverage guides into the reader", group="bench"),
     "builds": Part("builds.py", "compile, push, flip, disk, on up to 8 nodes; half an hour, as root"),
+    "models": Part("models.py", "models to nodes, hashing, head starts, on up to 9 nodes; most of an hour, as root"),
     "site": Part("bench.py", "runs that change nothing, on up to 24 nodes; an hour, as root", prints=False),
 }
 
