@@ -1,4 +1,4 @@
-"""Composed plans (schema 3) to look at. Sizes are plausible, not counted."""
+"""Composed plans (schema 4) to look at. Sizes are plausible, not counted."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ def instance(
         "nodes": nodes,
         "release": RELEASE,
         "model": {
+            "name": f"owner/name/{name}",
             "file": file,
             "path": path,
             "files": [path],
@@ -150,12 +151,27 @@ def compose(hardware: dict[str, list[tuple[str, str, str, int]]], instances: lis
         for taken in item["devices"]:
             taken["free_bytes"] = taken.pop("of")["free_bytes"]
     return {
-        "schema": 3,
+        "schema": 4,
         "release": RELEASE,
         "releases": {RELEASE: _release(list(hardware))},
         "nodes": {node: _node(node, place, instances) for place, node in enumerate(hardware, 1)},
         "devices": devices,
+        "models": {item["model"]["name"]: _model(item) for item in instances},
         "instances": instances,
+    }
+
+
+def _model(item: dict[str, Any]) -> dict[str, Any]:
+    file = {"name": item["model"]["file"], "bytes": item["model"]["bytes"], "sha256": None, "role": "model"}
+    return {
+        "files": [file],
+        "source": {"repo": "owner/name", "commit": "c0ffee0000000000", "quant": "Q4_K_M", "from": "node"},
+        "holders": [item["head"]],
+        "workers": {},
+        "fetcher": item["head"],
+        "transport": "none",
+        "why": f"only {item['head']} needs it",
+        "addresses": {},
     }
 
 

@@ -45,7 +45,7 @@ def bundle_files(
     sources: Mapping[str, Any],
     pages: Mapping[str, Any],
     toolkits: Mapping[str, Any],
-    models: Sequence[Mapping[str, Any]],
+    models: Mapping[str, Any],
     packages: Sequence[Mapping[str, Any]],
     releases: Mapping[str, Mapping[str, Any]],
     cache: str,
@@ -53,8 +53,8 @@ def bundle_files(
     """List what is packed, for the option C(files) of bundle.
 
     ``sources``, ``pages`` and ``toolkits``: results of loops of llama_source, llama_ui and cuda_wheels. ``models``: of
-    :func:`planned_models`. ``packages``: what nodes collected, each ``system``, ``nodes``, ``packages`` (asked for) and
-    ``versions``. ``releases``: of the plan.
+    a loop of model over :func:`planned_models`, which fetched them into the control node's store. ``packages``: what
+    nodes collected, each ``system``, ``nodes``, ``packages`` (asked for) and ``versions``. ``releases``: of the plan.
     """
     found: list[dict[str, Any]] = []
     for result in _done(sources):
@@ -67,10 +67,8 @@ def bundle_files(
     # Keys of package repositories that cuda_toolkit keeps there, too.
     keys = sorted(glob.glob(os.path.join(glob.escape(cache), "cuda", "*.pub")))
     found += [{"kind": "cuda", "file": file} for file in dict.fromkeys([*wheels, *keys])]
-    for item in models:
-        entry = {"kind": "model", "file": item["path"] or fetched_model(item, cache), "folder": item["folder"]}
-        # llama.cpp reads a model by the name that it has in the store, whatever its file is called here.
-        found.append({**entry, "name": item["name"], "sha256": item["sha256"], "details": item["details"]})
+    for result in _done(models):
+        found += _bundle_models.packed_files(result["item"], result["manifest"], os.path.join(cache, "models"))
     for entry in packages:
         details = {"needed_by": entry["nodes"], "requested": entry["packages"], "versions": entry["versions"]}
         file = os.path.join(cache, "bundle", entry["system"] + ".tar")
@@ -81,11 +79,6 @@ def bundle_files(
             details = {"needed_by": release["nodes"], "release": release["inputs"].get("release", "")}
             found.append({"kind": "release", "file": archive, "name": name, "details": details})
     return found
-
-
-def fetched_model(item: Mapping[str, Any], cache: str) -> str:
-    """Return where a model from an address is kept until it is packed."""
-    return os.path.join(cache, "bundle", "models", item["folder"], item["name"])
 
 
 def _done(registered: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -143,6 +136,5 @@ class FilterModule:
             "bundle_toolchain": bundle_toolchain,
             "bundle_files": bundle_files,
             "bundle_missing": bundle_missing,
-            "bundle_model_file": fetched_model,
             "bundle_table": bundle_table,
         }

@@ -68,7 +68,7 @@ def found_models(registered: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if result.get("skipped"):
                 continue
             item = result["item"]
-            entry = {key: result[key] for key in ("gguf", "quantisations", "msg") if key in result}
+            entry = {key: result[key] for key in ("gguf", "quantisations", "commit", "beside", "msg") if key in result}
             if item.get("quant"):
                 found.setdefault(item["name"], {"quants": {}})["quants"][item["quant"]] = entry
             else:

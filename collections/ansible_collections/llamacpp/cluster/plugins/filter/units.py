@@ -21,7 +21,6 @@ class FilterModule:
             "digest": _units.digest,
             "endpoints": endpoints,
             "local_endpoint": _units.local_endpoint,
-            "model_files": _units.model_files,
             "retired_units": _units.retired_units,
             "unit_arguments": _units.unit_arguments,
             "unit_word": _units.quote,

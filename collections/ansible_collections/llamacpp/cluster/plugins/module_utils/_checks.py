@@ -208,6 +208,24 @@ def size(value: object) -> int:
     return int(float(match.group(1)) * _UNITS[match.group(2).upper()])
 
 
+def quota(value: object) -> int:
+    """Check for a size that something may grow to, 0 for no limit. Returns bytes."""
+    return 0 if value == 0 and not isinstance(value, bool) else size(value)
+
+
+def fetcher(known: Sequence[str]) -> Check[str | None]:
+    """Check for who fetches models: a node of the inventory, the control node, or ``auto`` (None)."""
+
+    def check(value: object) -> str | None:
+        if value == "auto":
+            return None
+        if value != "controller" and (not isinstance(value, str) or value not in known):
+            raise Rejected("write auto, controller, or a node of the inventory (%s)" % listing(known))
+        return str(value)
+
+    return check
+
+
 def node_names(known: Sequence[str]) -> Check[tuple[str, ...]]:
     """Check for a list of nodes of the inventory."""
 

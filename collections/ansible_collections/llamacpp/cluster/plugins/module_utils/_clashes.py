@@ -30,13 +30,9 @@ def name_clashes(instances: Sequence[Instance]) -> list[Problem]:
 
 
 def place_clashes(instances: Sequence[Instance]) -> list[Problem]:
-    """Find declared ports and files of models that two instances want on one node.
-
-    Looks at instances whose head is known; the model's file is compared where there is one.
-    """
+    """Find declared ports that two instances want on one node, where their heads are known."""
     problems = []
     ports: dict[tuple[str, int], str] = {}
-    files: dict[tuple[str, str], Instance] = {}
     for instance in instances:
         if instance.head is None or instance.nodes is None:
             continue
@@ -51,11 +47,19 @@ def place_clashes(instances: Sequence[Instance]) -> list[Problem]:
                 fix = "%s uses this port of %s; choose another, or leave it out to get a free one" % (taken, node)
                 problems.append(Problem(variable, port, fix))
             ports.setdefault((node, port), variable)
+    return problems
+
+
+def model_clashes(instances: Sequence[Instance]) -> list[Problem]:
+    """Find different models of one name: a store keeps one of each."""
+    problems = []
+    named: dict[str, Instance] = {}
+    for instance in instances:
         source = instance.model.source
         if source is None:
             continue
-        other = files.setdefault((instance.head, source.file), instance)
+        other = named.setdefault(source.name, instance)
         if other.model.source != source:
-            fix = "%s puts another file of this name on %s; give one of them a name" % (other.variable, instance.head)
-            problems.append(Problem(instance.variable + ".model.name", source.file, fix))
+            fix = "the model of %s is another one and has this name; give one of them a name" % other.variable
+            problems.append(Problem(instance.variable + ".model.name", source.name, fix))
     return problems

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._build_settings import BuildSettings
 
@@ -20,9 +21,15 @@ class Settings:
 
     ``memory_margin_mib`` stays free on every device; ``memory_check`` and ``os_check`` switch
     the checks of memory and of the operating system off, for an operator who knows better.
+    ``models_quota``: bytes that the store of a node may have, 0 for no limit. ``models_fetcher``: the node that fetches
+    for all, None for the first that needs a model. ``rpc_cache``: workers keep the tensors that they were sent.
     """
 
     models_dir: str = "/var/lib/llamacpp/models"
+    models_quota: int = 0
+    models_transport: str = "auto"
+    models_fetcher: str | None = None
+    rpc_cache: bool = True
     prefix: str = "/opt/llamacpp"
     config_dir: str = "/etc/llamacpp"
     build_dir: str = "/var/cache/llamacpp/build"
@@ -35,36 +42,77 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the files of one quantisation come from, and the name of the first in the store.
+class Convert:
+    """How safetensors become GGUF: ``outtype`` of convert_hf_to_gguf.py, then ``quant`` of llama-quantize, if any."""
 
-    ``path`` or ``url``, read on ``from_``. ``checksums``: sha256 by file name, where a hub gave them.
+    outtype: str
+    quant: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the files of one model come from.
+
+    ``name``: of the model in the store. ``file``: name of the first file, which llama.cpp is given. One of ``path``,
+    ``urls`` and ``repo`` says where they are; ``from_``, who reads them there. ``shared``: all nodes see ``path``.
+    ``checksums``: sha256 by file name, as far as they are known; ``sizes``: bytes by file name where a hub said them.
+    ``commit``: what ``revision`` of a repository was when somebody looked. ``selection``: which of its files, one of
+    quant, folder and file with its value. ``beside``: what else of the repository, or which other paths, lie beside
+    them; ``extra``: these files, as (name, bytes, sha256, role), None for what nobody knows.
     """
 
-    path: str | None
-    url: str | None
-    from_: str
-    sha256: str | None
+    name: str
     file: str
-    renamed: bool = False
+    from_: str
+    path: str | None = None
+    urls: tuple[str, ...] = ()
+    repo: str | None = None
+    revision: str | None = None
+    commit: str | None = None
+    selection: tuple[str, str] | None = None
+    shared: bool = False
     checksums: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+    extra: tuple[tuple[str, int | None, str | None, str], ...] = ()
+    convert: Convert | None = None
 
     @property
     def where(self) -> str:
-        """Return path or url."""
-        return self.path or self.url or ""
+        """Return path, address or repository, for messages."""
+        return self.path or self.repo or (self.urls[0] if self.urls else "")
 
     @property
-    def as_dict(self) -> dict[str, str]:
-        """Return it as the plan says it."""
-        return {"path": self.path, "from": self.from_} if self.path else {"url": self.url or "", "from": self.from_}
+    def local(self) -> bool:
+        """Whether the files lie where they are wanted: on a head, or on a file system that all nodes see."""
+        return self.shared or bool(self.path and self.from_ == "node")
+
+    @property
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as the plan says it: all that brings these files, and no others."""
+        found: dict[str, Any] = {"from": self.from_}
+        if self.path:
+            found["path"] = self.path
+        if self.shared:
+            found["shared"] = True
+        if self.urls:
+            found["urls"] = list(self.urls)
+        if self.repo:
+            found.update(repo=self.repo, revision=self.revision, commit=self.commit)
+            found.update([self.selection] if self.selection else [])
+        if self.beside:
+            found["beside"] = list(self.beside)
+        if self.convert:
+            found["convert"] = {"outtype": self.convert.outtype, "quant": self.convert.quant}
+        return found
 
 
 @dataclass(frozen=True)
 class Model:
     """Which model: one ``source``, or several by the name of their quantisation, or a ``repo`` of a hub.
 
-    ``wanted``: names of the quantisations to choose among; empty for any.
+    ``wanted``: names of the quantisations to choose among; empty for any. ``folder``, ``file``: which files of the
+    repository instead of a quantisation. ``name``: in the store, where it is declared.
     """
 
     source: Source | None = None
@@ -72,6 +120,10 @@ class Model:
     repo: str | None = None
     revision: str | None = None
     wanted: tuple[str, ...] = ()
+    folder: str | None = None
+    file: str | None = None
+    beside: tuple[str, ...] = ()
+    name: str | None = None
     from_: str = "node"
 
     @property

@@ -232,7 +232,7 @@ def check_model_disk(
     if sum(size or 0 for size in sizes) == total:
         return []
     source = instance.model.source
-    if source and source.path and source.from_ == "node":
+    if source and source.local:
         return []  # It is linked into the store, not copied.
     free = facts.free_disk.get(declared.settings.models_dir)
     needed = total + total // 20

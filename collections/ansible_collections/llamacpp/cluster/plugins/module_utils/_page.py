@@ -20,7 +20,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._page_nodes impor
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page_style import SCRIPT, STYLE
 from ansible_collections.llamacpp.cluster.plugins.module_utils._table import made
 
-SCHEMA = 3
+SCHEMA = 4
 # Fewer things are found quicker by eye.
 FILTER_FROM = 9
 

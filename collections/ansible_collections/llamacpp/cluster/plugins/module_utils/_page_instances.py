@@ -28,7 +28,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._page_html import
     tag,
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._page_nodes import chip, listing, placed_on
-from ansible_collections.llamacpp.cluster.plugins.module_utils._table import endpoint, host_free
+from ansible_collections.llamacpp.cluster.plugins.module_utils._table import brought, endpoint, host_free
 
 # As the planner's reasons call them.
 STRATEGIES = {
@@ -131,7 +131,7 @@ def _instance(
         ),
         tag("p", instance["why"], class_="why"),
         _notes(instance),
-        _facts(instance),
+        _facts(instance, plan["models"].get(instance["model"]["name"])),
         _placement(instance, tensor, host_free(plan, instance)),
         _choices(instance),
         _alternatives(instance["alternatives"]),
@@ -157,13 +157,15 @@ def _notes(instance: Mapping[str, Any]) -> Markup | None:
     return tag("ul", *notes, class_="notes", aria_label="Notes") if notes else None
 
 
-def _facts(instance: Mapping[str, Any]) -> Markup:
+def _facts(instance: Mapping[str, Any], stored: Mapping[str, Any] | None) -> Markup:
+    """Return what an instance is; ``stored``: its model as the plan's models say it."""
     model = instance["model"]
     workers = ["%s (%s:%s)" % (worker["node"], worker["host"], worker["port"]) for worker in instance["workers"]]
     layers = None if model["n_layers"] is None else "%s + output" % count(model["n_layers"], "layer")
     key = ", with an API key" if instance["api_key_file"] else ""
     facts: list[tuple[str, Child]] = [
         ("model", join([breakable(_model_name(instance)), *(", " + item for item in _model_facts(model, layers))])),
+        ("files", breakable(brought(stored)) if stored else "unknown"),
         ("head", "%s, port %s%s" % (instance["head"], instance["port"], key)),
         ("workers", ", ".join(workers) or "none"),
         ("context", _slots(instance)),

@@ -11,13 +11,18 @@ from typing import Any
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _checks as checks
 from ansible_collections.llamacpp.cluster.plugins.module_utils._build_settings import BUILD_KEYS, parse_build
 from ansible_collections.llamacpp.cluster.plugins.module_utils._checks import Fields
-from ansible_collections.llamacpp.cluster.plugins.module_utils._clashes import name_clashes, place_clashes
+from ansible_collections.llamacpp.cluster.plugins.module_utils._clashes import (
+    model_clashes,
+    name_clashes,
+    place_clashes,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import (
     Declared,
     DeclaredNode,
     Device,
     Settings,
 )
+from ansible_collections.llamacpp.cluster.plugins.module_utils._distribution import TRANSPORTS
 from ansible_collections.llamacpp.cluster.plugins.module_utils._parse_instance import parse_instance
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import Problem, Rejected
 
@@ -53,28 +58,35 @@ def parse(
     if not isinstance(instances, list):
         problems.append(Problem(INSTANCES, instances, "must be a list of instances; write [] for none"))
         instances = []
+    checked = _settings(problems, settings, inventory)
     parsed = [
-        parse_instance(problems, "%s[%d]" % (INSTANCES, index), data, inventory) for index, data in enumerate(instances)
+        parse_instance(problems, "%s[%d]" % (INSTANCES, index), data, inventory, checked.models_fetcher)
+        for index, data in enumerate(instances)
     ]
     declared = Declared(
         release=checked_release,
         instances=tuple(instance for instance in parsed if instance),
-        settings=_settings(problems, settings),
+        settings=checked,
         inventory=tuple(inventory),
         nodes={name: _node(problems, name, data) for name, data in sorted(nodes.items())},
         builders=tuple(builders),
         static=static,
         pinned=dict(pinned or {}),
     )
-    return declared, problems + name_clashes(declared.instances) + place_clashes(declared.instances)
+    known = declared.instances
+    return declared, problems + name_clashes(known) + place_clashes(known) + model_clashes(known)
 
 
-def _settings(problems: list[Problem], data: Mapping[str, Any]) -> Settings:
+def _settings(problems: list[Problem], data: Mapping[str, Any], inventory: Sequence[str]) -> Settings:
     default = Settings()
     take = Fields(problems, "llamacpp_%s", data, [item.name for item in dataclasses.fields(Settings)]).take
     ports = checks.whole(1024, 65000, "", default.http_port_base)
     return Settings(
         models_dir=take("models_dir", checks.absolute_path, default.models_dir).rstrip("/"),
+        models_quota=take("models_quota", checks.quota, default.models_quota),
+        models_transport=take("models_transport", checks.one_of(*TRANSPORTS), default.models_transport),
+        models_fetcher=take("models_fetcher", checks.fetcher(inventory), default.models_fetcher),
+        rpc_cache=take("rpc_cache", checks.yes_or_no, default.rpc_cache),
         prefix=take("prefix", checks.absolute_path, default.prefix).rstrip("/"),
         config_dir=take("config_dir", checks.absolute_path, default.config_dir).rstrip("/"),
         build_dir=take("build_dir", checks.absolute_path, default.build_dir).rstrip("/"),

@@ -27,8 +27,10 @@ MAX_TOKENS = 1 << 27
 REPLICA_NAME = 28
 
 
-def parse_instance(problems: list[Problem], variable: str, data: object, inventory: Sequence[str]) -> Instance | None:
-    """Parse one instance; None when it has a problem."""
+def parse_instance(
+    problems: list[Problem], variable: str, data: object, inventory: Sequence[str], fetcher: str | None = None
+) -> Instance | None:
+    """Parse one instance; None when it has a problem. ``fetcher``: who fetches models, None for each their own."""
     before = len(problems)
     if not isinstance(data, dict):
         problems.append(Problem(variable, data, "an instance is a mapping with at least name and model"))
@@ -46,7 +48,7 @@ def parse_instance(problems: list[Problem], variable: str, data: object, invento
     instance = Instance(
         variable=variable,
         name=name,
-        model=parse_model(problems, variable, data.get("model")),
+        model=parse_model(problems, variable, data.get("model"), "controller" if fetcher == "controller" else "node"),
         nodes=where.nodes,
         head=where.head,
         workers=where.workers,
@@ -192,7 +194,7 @@ def _contradictions(fields: Fields, instance: Instance) -> None:
             list(instance.tensor_split),
         )
     sources = [instance.model.source] if instance.model.source else list(instance.model.quants.values())
-    if instance.head is None and any(source.path and source.from_ == "node" for source in sources):
+    if instance.head is None and any(source.local and not source.shared for source in sources):
         fields.problem("model", "a file of the head needs a head: list nodes or head, or take from: controller", None)
     if instance.min_context is not None and fields.data.get("context") != "auto":
         fields.problem("min_context", "it bounds context: auto; write that, or leave it out", instance.min_context)

@@ -11,6 +11,7 @@ The same input gives the same plan, byte for byte, and a cluster that runs the p
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Union
@@ -24,7 +25,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._choose import (
     Chooser,
     Chosen,
 )
-from ansible_collections.llamacpp.cluster.plugins.module_utils._clashes import place_clashes
+from ansible_collections.llamacpp.cluster.plugins.module_utils._clashes import model_clashes, place_clashes
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Instance
 from ansible_collections.llamacpp.cluster.plugins.module_utils._explain import choices, named_why, previews, why
 from ansible_collections.llamacpp.cluster.plugins.module_utils._fabric import fabric_addresses, shared_addresses
@@ -43,6 +44,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._plan_json import
     node_json,
     release_json,
 )
+from ansible_collections.llamacpp.cluster.plugins.module_utils._plan_models import models_json
 from ansible_collections.llamacpp.cluster.plugins.module_utils._pool import Pool, Use
 from ansible_collections.llamacpp.cluster.plugins.module_utils._ports import Ports, assign_ports
 from ansible_collections.llamacpp.cluster.plugins.module_utils._previews import alternatives
@@ -53,7 +55,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._shortfall import refusal, shortfall
 from ansible_collections.llamacpp.cluster.plugins.module_utils._sources import Found, Looked, Offer, offers
 
-SCHEMA = 3
+SCHEMA = 4
 # As many replicas as one ever wants, for those that say auto.
 MAX_REPLICAS = 64
 
@@ -91,7 +93,7 @@ def make_plan(
 
     ``nodes``: facts by node; a node that did not answer is absent. ``models``: what was found by
     instance. Static planning needs neither. ``builders``: facts of the nodes that compile, where they
-    are not among ``nodes``. Returns JSON-able data (schema 3). Raises
+    are not among ``nodes``. Returns JSON-able data (schema 4). Raises
     :class:`PlanError` with all problems.
     """
     problems = check_nodes(declared, nodes)
@@ -127,6 +129,7 @@ def make_plan(
         },
         "nodes": {node: node_json(node, declared, planned, heads, releases) for node in sorted(declared.inventory)},
         "devices": devices_json(draft.pool, declared, planned),
+        "models": models_json(declared, _in_order(declared, draft), nodes),
         "instances": planned,
     }
 
@@ -387,8 +390,8 @@ def _late_clashes(declared: Declared, resolved: Sequence[Instance]) -> list[Prob
     """Return clashes that show only now that the nodes of all instances are known."""
     if all(instance.nodes is not None and instance.model.source for instance in declared.instances):
         return []
-    known = {str(problem) for problem in place_clashes(declared.instances)}
-    return [problem for problem in place_clashes(resolved) if str(problem) not in known]
+    known = {str(problem) for problem in place_clashes(declared.instances) + model_clashes(declared.instances)}
+    return [problem for problem in place_clashes(resolved) + model_clashes(resolved) if str(problem) not in known]
 
 
 def _disks(
@@ -412,8 +415,19 @@ def _disks(
 
 
 def _files(declared: Declared, offer: Offer) -> tuple[str, ...]:
-    """Return where the files of a model lie in the store."""
-    return tuple("%s/%s" % (declared.settings.models_dir, name) for name in offer.file_names)
+    """Return where the files of a model have their names in the store."""
+    directory = posixpath.join(declared.settings.models_dir, "names", offer.source.name)
+    return tuple(posixpath.join(directory, name) for name in offer.file_names)
+
+
+def _in_order(declared: Declared, draft: _Draft) -> list[Decision]:
+    """Return the decisions in order of declaration."""
+    return [
+        decision
+        for instance in declared.instances
+        for decision in draft.decisions.values()
+        if decision.instance.declared == instance.declared
+    ]
 
 
 def _written(
@@ -427,16 +441,11 @@ def _written(
     planned: list[dict[str, Any]] = []
     heads: dict[str, str | None] = {}
     problems: list[Problem] = []
-    for instance in declared.instances:
-        for decision in draft.decisions.values():
-            own = decision.instance
-            if own.declared != instance.declared:
-                continue
-            addresses, missing = fabric_addresses(declared, own, nodes)
-            problems += missing
-            if not missing:
-                heads[own.name] = addresses.get(decision.placement.head)
-                planned.append(
-                    instance_json(declared, decision, ports[own.name], addresses, nodes, draft.pool, releases)
-                )
+    for decision in _in_order(declared, draft):
+        own = decision.instance
+        addresses, missing = fabric_addresses(declared, own, nodes)
+        problems += missing
+        if not missing:
+            heads[own.name] = addresses.get(decision.placement.head)
+            planned.append(instance_json(declared, decision, ports[own.name], addresses, nodes, draft.pool, releases))
     return planned, heads, problems

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, the llamacpp.cluster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Write decisions down as the plan says them (schema 2), with every flag that follows from them."""
+"""Write decisions down as the plan says them (schema 4), with every flag that follows from them."""
 
 from __future__ import annotations
 
@@ -81,17 +81,17 @@ def instance_json(
         "nodes": list(decision.nodes),
         "release": releases.of_node.get(head),
         "model": {
+            "name": offer.source.name,
             "file": offer.file_names[0],
             "path": decision.files[0],
+            "manifest": "%s/manifests/%s.json" % (declared.settings.models_dir, offer.source.name),
             "files": list(decision.files),
             "bytes": facts.file_size if facts else None,
-            "sha256": offer.source.sha256 or (facts.sha256 if facts else None),
-            "checksums": dict(offer.source.checksums),
+            "sha256": offer.checksums.get(offer.file_names[0]),
             "architecture": facts.architecture if facts else None,
             "quant": offer.quant or (facts.file_type if facts else None),
             "n_layers": facts.n_layers if facts else None,
             "n_ctx_train": facts.n_ctx_train if facts else None,
-            "source": offer.source.as_dict,
         },
         "host": instance.host,
         "port": ports.http,

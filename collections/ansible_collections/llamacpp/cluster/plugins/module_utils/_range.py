@@ -7,6 +7,7 @@ from __future__ import annotations
 import http.client
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf_cursor import Source
@@ -152,3 +153,53 @@ class RangeSource(Source):
                 self._url, "the server does not say how large the file is; download the file and give its path"
             )
         return int(text)
+
+
+class JoinedSource(Source):
+    """Reads a file that is cut into pieces, each at an address of its own, as if it were whole.
+
+    Raises what :class:`RangeSource` does.
+    """
+
+    def __init__(self, client: Client, urls: Sequence[str]) -> None:
+        self._pieces = [RangeSource(client, url) for url in urls]
+        self._at = 0
+        self._left = [piece.size for piece in self._pieces]
+        self.size = sum(self._left)
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that were sent, as far as they were asked for."""
+        return sum(piece.fetched for piece in self._pieces)
+
+    def __enter__(self) -> JoinedSource:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for piece in self._pieces:
+            piece.close()
+
+    def expect(self, size: int) -> None:
+        """Hear that ``size`` more bytes will be read for sure."""
+        if self._at < len(self._pieces):
+            self._pieces[self._at].expect(min(size, self._left[self._at]))
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, at most ``size``; nothing at the end."""
+        while self._at < len(self._pieces):
+            part = self._pieces[self._at].read(size)
+            if part:
+                self._left[self._at] -= len(part)
+                return part
+            self._at += 1
+        return b""
+
+    def skip(self, size: int) -> None:
+        """Pass over ``size`` bytes, into the pieces behind if need be."""
+        while size and self._at < len(self._pieces):
+            here = min(size, self._left[self._at])
+            self._pieces[self._at].skip(here)
+            self._left[self._at] -= here
+            size -= here
+            if size:
+                self._at += 1

@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import os
+import posixpath
+from collections.abc import Sequence
 from typing import Callable, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import (
     MAX_TENSORS,
@@ -14,6 +17,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import (
     parse,
     read_header,
 )
+from ansible_collections.llamacpp.cluster.plugins.module_utils._join import whole_files
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts, describe
 from ansible_collections.llamacpp.cluster.plugins.module_utils._split import shard_count, sibling_names
 
@@ -67,6 +71,30 @@ def read_headers(
     return Model(
         _all(first, name, names, lambda item: read_header(os.path.join(directory, item), whole)), tuple(names), 0
     )
+
+
+def read_addresses(urls: Sequence[str], token: str | None = None, timeout: float = 30) -> ModelFacts:
+    """Return the facts of the model whose files, or pieces of them (``_join``), are at ``urls``.
+
+    ``token`` and ``timeout`` as for :func:`read_headers`, which also says what is raised.
+    """
+    from ansible_collections.llamacpp.cluster.plugins.module_utils import _hub, _range
+
+    places = {posixpath.basename(unquote(urlsplit(url).path)): url for url in urls}
+    files = whole_files(list(places))
+    client = _hub.hub_client(token, timeout)
+
+    def read(item: str) -> Header:
+        with _range.JoinedSource(client, [places[piece] for piece in files[item]]) as source:
+            return parse(source)
+
+    name = next(iter(files))
+    first = read(name)
+    names = sibling_names(name, shard_count(first))
+    missing = [item for item in names if item not in files]
+    if missing:
+        raise GgufError("path", 0, "of its %d files, %s has no address" % (len(names), missing[0]))
+    return describe(_all(first, name, names, read), names)
 
 
 def _remote(place: str, revision: str | None, token: str | None, timeout: float, whole: bool) -> Model:

@@ -6,36 +6,60 @@ from __future__ import annotations
 
 import posixpath
 import re
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Instance, Source
+from ansible_collections.llamacpp.cluster.plugins.module_utils._hub import quantisation_name
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
-from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import Problem, listing
+from ansible_collections.llamacpp.cluster.plugins.module_utils._model_name import hub_name, stem
+from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import Problem, Rejected, listing
 
 _SHARD = re.compile(r"^(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+
+
+class HubFile(NamedTuple):
+    """A file of a repository: ``name`` with folders, ``bytes``, ``sha256`` where the hub keeps one; what it is for.
+
+    ``pieces``: that it is joined of; more than one have a sha256 each, which is checked when they are fetched.
+    """
+
+    name: str
+    bytes: int
+    sha256: str | None
+    role: str = "model"
+    pieces: int = 1
 
 
 @dataclass(frozen=True)
 class Found:
     """A quantisation that somebody looked at: ``facts``, or ``error`` in words.
 
-    ``files``: of a hub, url and sha256 of each file in order; empty for what was declared.
+    Of a hub also ``files`` in order, what lies ``beside`` them, and the ``commit`` that they are of.
     """
 
     facts: ModelFacts | None
     error: str = ""
-    files: tuple[tuple[str, str], ...] = ()
+    files: tuple[HubFile, ...] = ()
+    beside: tuple[HubFile, ...] = ()
+    commit: str | None = None
 
     @classmethod
     def from_result(cls, result: Mapping[str, Any]) -> Found:
-        """Read a result of gguf_info: ``gguf`` or ``msg``; of a hub also ``files``, pairs of url and sha256."""
-        files = tuple((url, sha256 or "") for url, sha256 in result.get("files") or ())
+        """Read a result of gguf_info: ``gguf`` or ``msg``."""
         if "gguf" not in result:
-            return cls(None, str(result.get("msg") or "its header was not read"), files)
-        return cls(ModelFacts.from_dict(result["gguf"]), "", files)
+            return cls(None, str(result.get("msg") or "its header was not read"))
+        return cls(ModelFacts.from_dict(result["gguf"]))
+
+    @classmethod
+    def from_hub(cls, result: Mapping[str, Any], quantisation: Mapping[str, Any]) -> Found:
+        """Read one of the ``quantisations`` of a result of hub_info."""
+        own = cls.from_result(quantisation)
+        columns = zip(*(quantisation[key] for key in ("files", "sizes", "sha256", "parts")))
+        files = [HubFile(name, size, sha256, pieces=len(parts)) for name, size, sha256, parts in columns]
+        beside = [HubFile(item["name"], item["size"], item["sha256"], item["role"]) for item in result["beside"]]
+        return cls(own.facts, own.error, tuple(files), tuple(beside), str(result["commit"]))
 
 
 # By name of the quantisation; the empty name is the only one of a model in one source.
@@ -59,6 +83,19 @@ class Offer:
     def label(self) -> str:
         """Return what people call it: its name, else what its header says."""
         return self.quant or (self.facts.file_type if self.facts and self.facts.file_type else "") or "as it is"
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Return the bytes of its files by name, as far as they are known."""
+        shards = self.facts.shards if self.facts else ()
+        read = dict(zip(self.file_names, (shard.size for shard in shards)))
+        return {**read, **self.source.sizes}
+
+    @property
+    def checksums(self) -> Mapping[str, str]:
+        """Return sha256 of its files by name, as far as they are known."""
+        read = {self.source.file: self.facts.sha256} if self.facts and self.facts.sha256 else {}
+        return {**read, **self.source.checksums}
 
     @property
     def file_names(self) -> tuple[str, ...]:
@@ -85,7 +122,10 @@ def offers(declared: Declared, instance: Instance, looked: Looked | str | None) 
         return [], [Problem(variable, model.label, "its header was not read; run the playbook that makes the plan")]
     sources: dict[str, Source | None] = {"": model.source} if model.source else dict(model.quants)
     if model.repo:
-        sources = {name: _hub_source(instance, found) for name, found in (looked or {}).items()}
+        try:
+            sources = {name: _hub_source(instance, name, found) for name, found in (looked or {}).items()}
+        except Rejected as error:
+            return [], [Problem(variable + ".name", model.repo, "%s; give the model a name" % error)]
     wanted = _wanted(model.wanted, sources)
     missing = [name for name in model.wanted if _key(name) not in {_key(item) for item in sources}]
     if model.wanted and not wanted:
@@ -129,9 +169,10 @@ def _check(variable: str, offer: Offer) -> Problem | None:
             first,
         )
         return Problem(variable, source.where, fix)
-    if len(offer.file_names) > 1 and source.renamed:
-        fix = "the model is in %d files, which keep their names; leave name out" % len(offer.file_names)
-        return Problem(variable + ".name", source.file, fix)
+    unknown = [name for name in offer.file_names if name not in offer.checksums]
+    if source.urls and unknown:
+        fix = "that of %s is missing; whoever offers the file publishes it" % listing(unknown)
+        return Problem(variable + ".sha256", source.where, fix)
     return None
 
 
@@ -147,18 +188,36 @@ def _key(name: str) -> str:
     return name.replace("-", "_").upper()
 
 
-def _hub_source(instance: Instance, found: Found) -> Source | None:
-    """Return where the files of a hub are; None when a checksum is missing."""
-    if not found.files or not all(sha256 for _url, sha256 in found.files):
+def _hub_source(instance: Instance, quant: str, found: Found) -> Source | None:
+    """Return where the files of a hub are; None when a checksum is missing. Raises :class:`Rejected` for a name."""
+    if not found.files or not all(item.sha256 or item.pieces > 1 for item in found.files):
         return None
-    names = [posixpath.basename(urllib.parse.unquote(urllib.parse.urlsplit(url).path)) for url, _sha in found.files]
+    model, repo = instance.model, instance.model.repo or ""
+    names = [posixpath.basename(item.name) for item in found.files]
+    selection, called = ("quant", quant), quant
+    if quantisation_name("-%s.gguf" % quant) is None:
+        selection, called = ("file", found.files[0].name), stem(names[0])
+    if model.folder:
+        selection, called = ("folder", model.folder), model.folder
+    elif model.file:
+        selection, called = ("file", model.file), stem(names[0])
+    name = hub_name(repo, called)
+    if model.name:
+        # A name that is given to what may become one quantisation or another must tell them apart.
+        chosen = model.folder or model.file or len(model.wanted) == 1
+        name = model.name if chosen else hub_name(model.name, called)
     return Source(
-        path=None,
-        url=found.files[0][0],
-        from_=instance.model.from_,
-        sha256=found.files[0][1] if len(names) == 1 else None,
+        name=name,
         file=names[0],
-        checksums={name: sha256 for name, (_url, sha256) in zip(names, found.files)},
+        from_=model.from_,
+        repo=repo,
+        revision=model.revision,
+        commit=found.commit,
+        selection=selection,
+        checksums={name: item.sha256 for name, item in zip(names, found.files) if item.sha256},
+        sizes={name: item.bytes for name, item in zip(names, found.files)},
+        beside=model.beside,
+        extra=tuple((posixpath.basename(item.name), item.bytes, item.sha256, item.role) for item in found.beside),
     )
 
 

@@ -36,7 +36,7 @@ def plan_table(plan: Mapping[str, Any], addresses: Mapping[str, str] | None = No
     lines.append("(sizes in MiB)")
     for instance in plan["instances"]:
         lines += ["", *_footer(instance, addresses or {})]
-    lines += ["", *releases(plan)]
+    lines += ["", *models(plan), *releases(plan)]
     return "\n".join(lines)
 
 
@@ -47,6 +47,26 @@ def releases(plan: Mapping[str, Any]) -> list[str]:
         text = "release %s on %s" % (release["id"], ", ".join(release["nodes"]))
         lines += _wrapped("%s: %s" % (text, made(release)), 0)
     return lines
+
+
+def models(plan: Mapping[str, Any]) -> list[str]:
+    """Return the lines that say which model goes where, and how."""
+    lines = []
+    for name, model in plan.get("models", {}).items():
+        lines += _wrapped("model %s on %s: %s" % (name, ", ".join(model["holders"]), brought(model)), 0)
+    return lines
+
+
+def brought(model: Mapping[str, Any]) -> str:
+    """Return how a model gets to its nodes, in words."""
+    source = model["source"]
+    if not model["fetcher"]:
+        return "%s of %s, nothing is copied" % (source["path"], "all nodes" if source.get("shared") else "each node")
+    where = source.get("path") or source.get("repo") or source["urls"][0]
+    if source.get("commit"):
+        where += "@%s" % source["commit"][:12]
+    who = "the control node" if model["fetcher"] == "controller" else model["fetcher"]
+    return "%s gets %s; %s: %s" % (who, where, model["transport"], model["why"])
 
 
 def made(release: Mapping[str, Any]) -> str:

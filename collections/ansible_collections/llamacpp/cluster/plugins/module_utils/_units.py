@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -55,10 +54,10 @@ def local_endpoint(instance: Mapping[str, Any]) -> str:
 def watched_files(instance: Mapping[str, Any]) -> list[str]:
     """List the files on the head that change when what llama-server reads at its start does.
 
-    A model's record is written when the model is replaced; the model's own time may be old.
+    A model's manifest is written when its files are replaced; their own times may be old.
     """
     keys = [instance["api_key_file"]] if instance["api_key_file"] else []
-    return keys + ["%s.json" % path for path in instance["model"]["files"]]
+    return [*keys, instance["model"]["manifest"]]
 
 
 def retired_units(plan: Mapping[str, Any], node: str, found: Mapping[str, Mapping[str, Any]], role: str) -> list[str]:
@@ -106,29 +105,3 @@ def heads_to_key(
             "owner": user,
         }
     ]
-
-
-def model_files(instance: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """List the files of an instance's model: ``path`` or ``url`` to take, ``on``, ``dest``, ``sha256``.
-
-    The shards of a split set lie beside each other under the names that llama.cpp expects.
-    A declared checksum is that of the only file; a hub gives one for each.
-    """
-    model = instance["model"]
-    source = model["source"]
-    targets = list(model["files"])
-    files: list[dict[str, Any]] = []
-    for target in targets:
-        name = os.path.basename(target)
-        single = len(targets) == 1
-        path, url = source.get("path"), source.get("url")
-        files.append(
-            {
-                "path": path if single or not path else os.path.join(os.path.dirname(path), name),
-                "url": url if single or not url else url.rsplit("/", 1)[0] + "/" + name,
-                "from": source["from"],
-                "dest": target,
-                "sha256": model.get("checksums", {}).get(name) or (model.get("sha256") if single else None),
-            }
-        )
-    return files

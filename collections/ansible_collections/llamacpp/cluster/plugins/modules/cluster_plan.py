@@ -101,7 +101,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: The plan; C(schema) 3.
+  description: The plan; C(schema) 4.
   returned: when O(check_only=false)
   type: dict
   contains:
@@ -118,6 +118,12 @@ plan:
       type: dict
     devices:
       description: By node, every device with its C(memory_bytes), the C(uses) of each instance, margin and free bytes.
+      type: dict
+    models:
+      description:
+        - By name in the store, the C(files) of each model, where they come from (C(source)), who needs them
+          (C(holders)), who computes parts of them (C(workers)), who fetches them (C(fetcher), V(controller) or a
+          node), and how they get to the others (C(transport)) and why.
       type: dict
     instances:
       description:
@@ -155,10 +161,7 @@ def without_keys(instances: Any) -> Any:
 def read_model(result: dict[str, Any]) -> Looked | str:
     """Return what was found of a model by quantisation, or why there is nothing."""
     if "quantisations" in result:
-        return {
-            name: Found.from_result({**item, "files": list(zip(item["urls"], item["sha256"]))})
-            for name, item in result["quantisations"].items()
-        }
+        return {name: Found.from_hub(result, item) for name, item in result["quantisations"].items()}
     if "quants" in result:
         return {name: Found.from_result(item) for name, item in result["quants"].items()}
     if "gguf" in result:

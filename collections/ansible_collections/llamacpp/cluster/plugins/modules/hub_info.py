@@ -39,6 +39,20 @@ options:
     description: Quantisations to return; all when it is left out.
     type: list
     elements: str
+  folder:
+    description: Folder whose model to return instead, under the name of its quantisation, or of the folder.
+    type: str
+  file:
+    description: File whose model to return instead, or a pattern that names its files.
+    type: str
+  beside:
+    description: What to look for beside the model, V(mmproj), V(tokenizer), V(imatrix), or files and patterns.
+    type: list
+    elements: str
+    default: []
+  endpoint:
+    description: Address of the hub, instead of that in E(HF_ENDPOINT).
+    type: str
 extends_documentation_fragment:
   - llamacpp.cluster.attributes.info
 seealso:
@@ -80,38 +94,146 @@ quantisations:
   type: dict
   contains:
     files:
-      description: Names of the files, in order.
+      description: Names of the files, in order, as they are when pieces (C(.part1of2)) are joined.
       type: list
       elements: str
+    sizes:
+      description: Bytes of each of them.
+      type: list
+      elements: int
     bytes:
       description: Bytes of all of them.
       type: int
     sha256:
-      description: sha256 of each of them.
+      description: sha256 of each of them, null where the hub has none, as for what is joined.
       type: list
       elements: str
+    parts:
+      description: Files of the repository that each of them is made of, more than one for pieces.
+      type: list
+      elements: list
     urls:
-      description: Addresses of each of them, at RV(commit).
+      description: Address of the first part of each of them, at RV(commit).
       type: list
       elements: str
     gguf:
       description: What M(llamacpp.cluster.gguf_info) returns.
       returned: O(headers=true)
       type: dict
+beside:
+  description: The files of O(beside), the same for all quantisations.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name with its folders.
+      type: str
+    size:
+      description: Bytes.
+      type: int
+    sha256:
+      description: sha256 where the hub keeps one, else null.
+      type: str
+    role:
+      description: V(mmproj), V(tokenizer), V(imatrix) or V(other).
+      type: str
 """
+
+import os
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_choice import (
+    ChoiceError,
+    Remote,
+    Selection,
+    Wanted,
+    choose,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError
 from ansible_collections.llamacpp.cluster.plugins.module_utils._hub import (
     PREFIX,
     Address,
+    HubFile,
     hub_client,
     hub_commit,
     hub_files,
+    quantisation_name,
     quantisations,
 )
-from ansible_collections.llamacpp.cluster.plugins.module_utils._read_model import read_model
+from ansible_collections.llamacpp.cluster.plugins.module_utils._join import whole_files
+from ansible_collections.llamacpp.cluster.plugins.module_utils._model_name import stem
+from ansible_collections.llamacpp.cluster.plugins.module_utils._read_model import read_addresses
+
+
+class Repository:
+    """What a repository has at one commit."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self.params = params
+        self.repo: str = params["repo"]
+        client = hub_client(params["token"], params["timeout"])
+        self.commit = hub_commit(self.repo, params["revision"], client)
+        self.files = hub_files(self.repo, self.commit, client)
+
+    def selections(self) -> dict[str, Selection]:
+        """Return what is asked for, by the name that it has in the result."""
+        params, beside = self.params, tuple(self.params["beside"])
+        if params["folder"]:
+            return {params["folder"]: Selection(folder=params["folder"], beside=beside)}
+        if params["file"]:
+            return {params["file"]: Selection(file=params["file"], beside=beside)}
+        sizes = {item.name: item.size for item in self.files}
+        whole = whole_files([item.name for item in self.files])
+        joined = [HubFile(name, sum(sizes[part] for part in parts), None) for name, parts in whole.items()]
+        names = params["quants"] or list(quantisations(joined))
+        # A repository may have one model whose name speaks of no quantisation.
+        return {name: Selection(quant=name, beside=beside) for name in names} or {"": Selection(beside=beside)}
+
+    def look(self) -> dict[str, Any]:
+        """Return the result of the module."""
+        remotes = [Remote(item.name, item.size, item.sha256) for item in self.files]
+        found: dict[str, dict[str, Any]] = {}
+        beside: list[dict[str, Any]] = []
+        for name, selection in self.selections().items():
+            wanted = choose(PREFIX + self.repo, remotes, selection)
+            own = [item for item in wanted if item.role == "model"]
+            beside = [
+                {"name": item.parts[0].name, "size": item.size, "sha256": item.sha256, "role": item.role}
+                for item in wanted
+                if item.role != "model"
+            ]
+            quant = quantisation_name(own[0].parts[0].name.partition(".part")[0])
+            found[quant or name or stem(own[0].name)] = self.describe(own)
+        return {
+            "commit": self.commit,
+            "files": [dict(item._asdict()) for item in self.files],
+            "quantisations": found,
+            "beside": beside,
+        }
+
+    def describe(self, own: list[Wanted]) -> dict[str, Any]:
+        """Return one quantisation."""
+        parts = [[part.name for part in item.parts] for item in own]
+        urls = [[Address(self.repo, name, self.commit).url() for name in names] for names in parts]
+        found: dict[str, Any] = {
+            "files": [_whole_name(names) for names in parts],
+            "sizes": [item.size for item in own],
+            "bytes": sum(item.size for item in own),
+            "sha256": [item.sha256 for item in own],
+            "parts": parts,
+            "urls": [names[0] for names in urls],
+        }
+        if self.params["headers"]:
+            every = [url for names in urls for url in names]
+            found["gguf"] = read_addresses(every, self.params["token"], self.params["timeout"]).as_dict()
+        return found
+
+
+def _whole_name(parts: list[str]) -> str:
+    return next(iter(whole_files(parts)))
 
 
 def main() -> None:
@@ -124,38 +246,24 @@ def main() -> None:
             "timeout": {"type": "int", "default": 30},
             "headers": {"type": "bool", "default": False},
             "quants": {"type": "list", "elements": "str"},
+            "folder": {"type": "str"},
+            "file": {"type": "str"},
+            "beside": {"type": "list", "elements": "str", "default": []},
+            "endpoint": {"type": "str"},
         },
+        mutually_exclusive=[("quants", "folder", "file")],
         supports_check_mode=True,
     )
     params = module.params
-    repo = params["repo"]
-    client = hub_client(params["token"], params["timeout"])
+    if params["endpoint"]:
+        os.environ["HF_ENDPOINT"] = params["endpoint"]
     try:
-        commit = hub_commit(repo, params["revision"], client)
-        files = hub_files(repo, commit, client)
-        found = quantisations(files)
-        wanted = [name.upper() for name in params["quants"] or found]
-        missing = [name for name in wanted if name not in found]
-        if missing:
-            module.fail_json(
-                msg="%s%s: it has no %s; it has %s"
-                % (PREFIX, repo, ", ".join(missing), ", ".join(sorted(found)) or "no GGUF model")
-            )
-        for name in wanted:
-            found[name]["urls"] = [Address(repo, item, commit).url() for item in found[name]["files"]]
-            if params["headers"]:
-                place = "%s%s/%s@%s" % (PREFIX, repo, found[name]["files"][0], commit)
-                found[name]["gguf"] = read_model(place, token=params["token"], timeout=params["timeout"]).as_dict()
+        found = Repository(params).look()
     except GgufError as error:
-        module.fail_json(msg="%s%s: %s" % (PREFIX, repo, error))
-    except OSError as error:
+        module.fail_json(msg="%s%s: %s" % (PREFIX, params["repo"], error))
+    except (ChoiceError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(
-        changed=False,
-        commit=commit,
-        files=[dict(item._asdict()) for item in files],
-        quantisations={name: found[name] for name in wanted},
-    )
+    module.exit_json(changed=False, **found)
 
 
 if __name__ == "__main__":

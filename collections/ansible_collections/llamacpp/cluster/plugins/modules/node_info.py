@@ -299,10 +299,11 @@ class NodeInfo:
         """Return the sizes of the files that were asked for."""
         paths = list(self.module.params["files"])
         store = self.module.params["store"]
-        if store and os.path.isdir(store):
-            found = [os.path.join(store, name) for name in sorted(os.listdir(store))]
-            paths += [path for path in found if os.path.isfile(path)]
-        return {path: os.stat(path).st_size if os.path.isfile(path) else None for path in paths}
+        if store:
+            # os.walk does not fail for a directory that is not there.
+            for directory, _directories, names in os.walk(os.path.join(store, "names")):
+                paths += [os.path.join(directory, name) for name in names]
+        return {path: os.stat(path).st_size if os.path.isfile(path) else None for path in sorted(paths)}
 
     def releases(self) -> list[str]:
         """Return the ids of installed releases."""

@@ -54,11 +54,13 @@ def test_everything_that_was_collected_is_packed(tmp_path):
     (tmp_path / "cuda").mkdir()
     (tmp_path / "cuda" / "key.pub").write_text("")
     toolkits = {"results": [{"files": ["/c/cuda/nvcc.whl"]}, {"files": ["/c/cuda/nvcc.whl", "/c/cuda/crt.whl"]}]}
-    model = {"name": "small.gguf", "path": None, "sha256": "bb", "folder": "01", "details": {"needed_by": ["demo"]}}
+    item = {"folder": "01", "details": {"needed_by": ["demo"]}}
+    file = {"name": "small.gguf", "sha256": "bb", "role": "model"}
+    models = {"results": [{"item": item, "manifest": {"name": "o/r/Q8_0", "files": [file]}}, {"skipped": True}]}
     collected = [{"system": "debian-12-x86_64", "nodes": ["node1"], "packages": ["make"], "versions": {"make": "4.3"}}]
     release = {"nodes": ["node1"], "inputs": {"release": "b1"}}
     files = bundle.bundle_files(
-        sources, pages, toolkits, [model], collected, {"b1-cpu-0": release, "b1-cuda-0": release}, str(tmp_path)
+        sources, pages, toolkits, models, collected, {"b1-cpu-0": release, "b1-cuda-0": release}, str(tmp_path)
     )
     assert [(entry["kind"], entry["file"]) for entry in files] == [
         ("source", "/c/sources/s.tar.gz"),
@@ -66,7 +68,7 @@ def test_everything_that_was_collected_is_packed(tmp_path):
         ("cuda", "/c/cuda/nvcc.whl"),
         ("cuda", "/c/cuda/crt.whl"),
         ("cuda", "%s/cuda/key.pub" % tmp_path),
-        ("model", "%s/bundle/models/01/small.gguf" % tmp_path),
+        ("model", "%s/models/names/o/r/Q8_0/small.gguf" % tmp_path),
         ("packages", "%s/bundle/debian-12-x86_64.tar" % tmp_path),
         ("release", "%s/releases/b1-cpu-0.tar.gz" % tmp_path),
     ]

@@ -8,6 +8,7 @@ import pytest
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._bundle_models import (
     origin_key,
+    packed_files,
     planned_models,
     redirected,
     unreachable_models,
@@ -18,59 +19,84 @@ SHA = "ab" * 32
 URL = "https://models.example.org/small.gguf"
 
 
-def planned(name, source, files=("/store/small.gguf",), **model):
+def plan(source, *names, declared="", quant="Q8_0", fetcher="node1"):
+    """Return a plan in which these instances have one model."""
+    model = {"name": "o/r/Q8_0", "quant": quant}
+    files = [{"name": "small.gguf", "sha256": SHA}, {"name": "mmproj.gguf", "sha256": None}]
     return {
-        "name": name,
-        "declared": "",
-        "model": {"source": source, "files": list(files), "sha256": SHA, "checksums": {}, "quant": "Q8_0", **model},
+        "instances": [{"name": name, "declared": declared, "model": model} for name in names],
+        "models": {"o/r/Q8_0": {"source": source, "fetcher": fetcher, "files": files}},
     }
 
 
-def member(origin, quant, file="small.gguf", first=True):
-    return {
-        "path": "models/%s/%s" % (origin_key(origin, quant), file),
-        "kind": "model",
-        "name": file,
-        "bytes": 1,
-        "sha256": SHA,
-        "details": {"origin": origin, "quant": quant, "first": first, "needed_by": ["demo"]},
-    }
+def member(origin, quant, file="small.gguf", first=True, role="model"):
+    details = {"origin": origin, "quant": quant, "model": "small", "role": role, "first": first, "needed_by": ["demo"]}
+    path = "models/%s/%s" % (origin_key(origin, quant), file)
+    return {"path": path, "kind": "model", "name": file, "bytes": 1, "sha256": SHA, "details": details}
 
 
-def bundled(origin, quant=""):
-    return {"path": "/opened/models/%s/small.gguf" % origin_key(origin, quant), "sha256": SHA, "from": "controller"}
+def bundled(origin, quant="", **changes):
+    path = "/opened/models/%s/small.gguf" % origin_key(origin, quant)
+    return {"path": path, "sha256": {"small.gguf": SHA}, "name": "small", "from": "controller", **changes}
 
 
 def test_each_model_is_taken_once_and_says_who_needs_it():
-    plan = {"instances": [planned(name, {"url": URL, "from": "node"}) for name in ("one", "two")]}
-    (item,) = planned_models(plan, [{"name": name, "model": {"url": URL, "sha256": SHA}} for name in ("one", "two")])
-    assert (item["url"], item["path"], item["sha256"], item["name"]) == (URL, None, SHA, "small.gguf")
-    assert item["details"] == {"origin": {"url": URL}, "quant": "", "first": True, "needed_by": ["one", "two"]}
-
-
-def test_a_split_model_has_all_its_files_and_one_that_is_the_first():
-    files = ["/store/big-0000%d-of-00002.gguf" % number for number in (1, 2)]
-    plan = {"instances": [planned("big", {"path": "/srv/big-00001-of-00002.gguf", "from": "controller"}, files)]}
-    items = planned_models(plan, [{"name": "big", "model": {"path": "/srv/big-00001-of-00002.gguf"}}])
-    assert [(item["path"], item["details"]["first"]) for item in items] == [
-        ("/srv/big-00001-of-00002.gguf", True),
-        ("/srv/big-00002-of-00002.gguf", False),
-    ]
-    assert len({item["folder"] for item in items}) == 1
+    declared = [{"name": name, "model": {"url": URL, "sha256": SHA, "name": "o/r/Q8_0"}} for name in ("one", "two")]
+    (item,) = planned_models(plan({"urls": [URL], "from": "node"}, "one", "two"), declared)
+    assert (item["name"], item["source"]["urls"], item["checksums"]) == ("o/r/Q8_0", [URL], {"small.gguf": SHA})
+    assert item["details"] == {"origin": {"url": URL}, "quant": "", "model": "o/r/Q8_0", "needed_by": ["one", "two"]}
 
 
 def test_a_repository_is_known_by_its_name_and_the_quantisation_that_was_chosen():
-    source = {"url": "https://hub.example.org/o/r/resolve/c/small-Q4_K_M.gguf", "from": "node"}
-    plan = {"instances": [planned("demo-2", source, quant="Q4_K_M")]}
-    plan["instances"][0]["declared"] = "demo"
-    (item,) = planned_models(plan, [{"name": "demo", "model": {"repo": "o/r", "quant": "auto"}}])
-    assert item["details"]["origin"] == {"repo": "o/r", "revision": ""}
-    assert item["details"]["quant"] == "Q4_K_M"
+    source = {"repo": "o/r", "quant": "Q4_K_M", "from": "node"}
+    made = plan(source, "demo-2", declared="demo", quant="Q4_K_M")
+    (item,) = planned_models(made, [{"name": "demo", "model": {"repo": "o/r", "quant": "auto"}}])
+    assert (item["details"]["origin"], item["details"]["quant"]) == ({"repo": "o/r"}, "Q4_K_M")
+
+
+def test_a_folder_of_a_repository_is_one_model():
+    declared = {"repo": "o/r", "folder": "UD", "beside": ["mmproj"]}
+    (item,) = planned_models(plan({"repo": "o/r", "from": "node"}, "demo"), [{"name": "demo", "model": declared}])
+    assert (item["details"]["origin"], item["details"]["quant"]) == (declared, "")
+
+
+def test_a_quantisation_that_lies_around_is_known_by_where_it_lies():
+    declared = {"quants": {"Q8_0": {"path": "/srv/q8.gguf"}, "F16": {"path": "/srv/f16.gguf"}}}
+    source = {"path": "/srv/f16.gguf", "from": "controller"}
+    (item,) = planned_models(plan(source, "demo"), [{"name": "demo", "model": declared}])
+    assert item["details"]["origin"] == {"path": "/srv/f16.gguf"}
 
 
 def test_what_lies_on_a_node_is_not_taken():
-    plan = {"instances": [planned("demo", {"path": "/srv/small.gguf", "from": "node"})]}
-    assert planned_models(plan, [{"name": "demo", "model": {"path": "/srv/small.gguf", "from": "node"}}]) == []
+    made = plan({"path": "/srv/small.gguf", "from": "node"}, "demo", fetcher=None)
+    assert planned_models(made, [{"name": "demo", "model": {"path": "/srv/small.gguf", "from": "node"}}]) == []
+
+
+def test_the_files_of_a_model_are_packed_and_found_again():
+    declared = {"repo": "o/r", "folder": "UD", "beside": ["mmproj"]}
+    (item,) = planned_models(plan({"repo": "o/r", "from": "node"}, "demo"), [{"name": "demo", "model": declared}])
+    files = [("big-00001-of-00002.gguf", "model"), ("big-00002-of-00002.gguf", "model"), ("mmproj.gguf", "mmproj")]
+    manifest = {
+        "name": "o/r/Q8_0",
+        "files": [{"name": name, "sha256": SHA, "bytes": 1, "role": role} for name, role in files],
+    }
+    packed = packed_files(item, manifest, "/cache/models")
+    assert [entry["file"] for entry in packed] == ["/cache/models/names/o/r/Q8_0/" + name for name, _role in files]
+    assert [entry["details"]["first"] for entry in packed] == [True, False, False]
+    members = [dict(entry, path="models/%s/%s" % (entry["folder"], entry["name"])) for entry in packed]
+    (instance,) = redirected([{"name": "demo", "model": declared}], members, "/opened")
+    directory = "/opened/models/%s/" % item["folder"]
+    assert instance["model"] == {
+        "path": directory + files[0][0],
+        "sha256": {name: SHA for name, _role in files},
+        "name": "o/r/Q8_0",
+        "from": "controller",
+        "beside": [directory + "mmproj.gguf"],
+    }
+    problems = []
+    source = parse_model(problems, "llamacpp_instances[0]", instance["model"]).source
+    assert problems == [], "the planner does not take it"
+    assert (source.name, source.extra) == ("o/r/Q8_0", (("mmproj.gguf", None, SHA, "mmproj"),))
 
 
 @pytest.mark.parametrize(
@@ -78,17 +104,23 @@ def test_what_lies_on_a_node_is_not_taken():
     [
         ({"url": URL, "sha256": SHA}, {"url": URL}, "", bundled({"url": URL})),
         (
-            {"url": URL, "sha256": SHA, "name": "x.gguf", "from": "node"},
+            {"url": URL, "sha256": SHA, "name": "x", "from": "node"},
             {"url": URL},
             "",
-            {"name": "x.gguf", **bundled({"url": URL})},
+            bundled({"url": URL}, name="x"),
         ),
         ({"path": "/srv/small.gguf"}, {"path": "/srv/small.gguf"}, "", bundled({"path": "/srv/small.gguf"})),
         (
             {"repo": "o/r", "quant": "auto"},
-            {"repo": "o/r", "revision": ""},
+            {"repo": "o/r"},
             "Q4_K_M",
-            {"quant": "auto", "quants": {"Q4_K_M": bundled({"repo": "o/r", "revision": ""}, "Q4_K_M")}},
+            {"quant": "auto", "quants": {"Q4_K_M": bundled({"repo": "o/r"}, "Q4_K_M")}},
+        ),
+        (
+            {"repo": "o/r", "convert": {"outtype": "f16"}},
+            {"repo": "o/r", "convert": {"outtype": "f16"}},
+            "",
+            bundled({"repo": "o/r", "convert": {"outtype": "f16"}}),
         ),
         (
             {"quants": {"Q8_0": {"url": URL, "sha256": SHA}, "F16": {"path": "/srv/f16.gguf"}}, "quant": ["Q8_0"]},
@@ -110,6 +142,7 @@ def test_an_instance_reads_its_model_from_the_bundle(declared, origin, quant, ex
     "declared",
     [
         {"path": "/srv/small.gguf", "from": "node"},
+        {"path": "/srv/small.gguf", "shared": True},
         {"path": "/srv/other.gguf"},
         {"repo": "o/r", "revision": "v2"},
         {"url": "https://models.example.org/other.gguf", "sha256": SHA},
@@ -117,7 +150,7 @@ def test_an_instance_reads_its_model_from_the_bundle(declared, origin, quant, ex
     ],
 )
 def test_what_the_bundle_does_not_have_stays_as_it_is(declared):
-    members = [member({"path": "/srv/small.gguf"}, ""), member({"repo": "o/r", "revision": ""}, "Q8_0")]
+    members = [member({"path": "/srv/small.gguf"}, ""), member({"repo": "o/r"}, "Q8_0")]
     instances = [{"name": "demo", "model": declared}]
     assert redirected(instances, members, "/opened") == instances
 
@@ -136,10 +169,13 @@ def test_what_a_run_would_still_fetch():
         {"name": "d", "model": {"path": "/srv/there.gguf"}},
         {"name": "e", "model": {"path": "/srv/on-the-node.gguf", "from": "node"}},
         {"name": "f", "model": {"quants": {"Q8_0": {"path": "/srv/there.gguf"}, "F16": {"url": URL}}}},
+        {"name": "g", "model": {"urls": [URL, URL + ".2"]}},
+        {"name": "h", "model": {"path": "/nfs/small.gguf", "shared": True}},
     ]
     assert unreachable_models(instances, ["/srv/there.gguf"]) == [
         ("a", URL),
         ("b", "o/r"),
         ("c", "/srv/gone.gguf"),
         ("f", URL),
+        ("g", URL),
     ]

@@ -63,9 +63,9 @@ def test_everything_at_once():
     )
     (parsed,) = declared.instances
     assert (parsed.head, parsed.workers, parsed.nodes) == ("node1", ("node2", "node3"), ("node1", "node2", "node3"))
-    assert parsed.model.source.as_dict == {"url": "https://models.example.org/a/b%20c.gguf?x=1", "from": "node"}
+    assert parsed.model.source.as_dict == {"urls": ["https://models.example.org/a/b%20c.gguf?x=1"], "from": "node"}
     source = parsed.model.source
-    assert (source.sha256, source.file, source.renamed) == (SHA, "b.gguf", True)
+    assert (source.name, source.file, source.checksums) == ("b", "b c.gguf", {"b c.gguf": SHA})
     assert (parsed.flash_attention, parsed.extra_args) == ("on", ("--temp", "0.6"))
     assert parsed.environment == {"GGML_RDMA_DEV": "mlx5_0", "N": "1"}
     assert parsed.tensor_split == (3.0, 1.5)
@@ -218,26 +218,80 @@ def test_names(name, words):
     [
         (None, " = (not set): say where it is, e.g. {path: /srv/models/model.gguf}"),
         ("/srv/m.gguf", " = /srv/m.gguf: say where it is"),
-        ({}, ".path = (not set): give path (a file), url (an address), repo (owner/name on a hub) or quants (several)"),
+        (
+            {},
+            ".path = (not set): give path (a file), url or urls (addresses), repo (owner/name on a hub) or quants",
+        ),
         ({"path": "m.gguf"}, ".path = m.gguf: must be an absolute path, e.g. /srv/models/model.gguf"),
         (
             {"path": "/m.gguf", "url": "https://h/m.gguf", "sha256": SHA},
-            ".url = https://h/m.gguf: give one of path, url, repo, quants, not several",
+            ".url = https://h/m.gguf: give one of path, url, urls, repo, quants, not several",
         ),
         ({"url": "ftp://h/m.gguf", "sha256": SHA}, ".url = ftp://h/m.gguf: must be an http or https address of a file"),
         ({"url": "https://h/m.gguf"}, ".sha256 = (not set): a model from a url needs its sha256"),
         ({"path": "/m.gguf", "sha256": "abc"}, ".sha256 = abc: a sha256 has 64 hexadecimal digits"),
         ({"path": "/m.gguf", "from": "head"}, ".from = head: must be one of controller, node"),
-        ({"path": "/m.gguf", "name": "a/b"}, ".name = a/b: must be a file name"),
-        ({"path": "/a b.gguf"}, ".name = a b.gguf: must be a file name"),
+        ({"path": "/m.gguf", "name": "../b"}, ".name = ../b: write letters, digits and . _ + -, in parts joined by /"),
+        ({"path": "/m.gguf", "name": "/etc/passwd"}, ".name = /etc/passwd: write letters, digits and"),
+        ({"path": "/a:b.gguf"}, ".path = /a:b.gguf: file name 'a:b.gguf': it needs letters, digits, blanks inside"),
+        ({"path": "/m.gguf", "shared": True, "from": "controller"}, ".from = controller: a shared path is read on"),
+        ({"path": "/m.gguf", "shared": "yes"}, ".shared = yes: write true or false"),
+        (
+            {"url": "https://h/m.gguf", "sha256": SHA, "shared": True},
+            ".shared = true: it belongs to path; leave it",
+        ),
+        (
+            {"urls": "https://h/m.gguf", "sha256": SHA},
+            ".urls = https://h/m.gguf: must be a list of",
+        ),
+        (
+            {"urls": ["https://h/m"] * 2, "sha256": SHA},
+            '.urls = ["https://h/m", "https://h/m"]: names an address twice; list each once',
+        ),
+        (
+            {"urls": ["https://h/m.gguf.part1of2"], "sha256": SHA},
+            ".urls = https://h/m.gguf.part1of2: of m.gguf, piece 2 is missing; list all of them",
+        ),
+        (
+            {"urls": ["https://h/a-00001-of-00002.gguf", "https://h/a-00002-of-00002.gguf"], "sha256": SHA},
+            ".sha256 = %s: the model has 2 files; write the sha256 of each, {a-00001-of-00002.gguf: ..., " % SHA[:64],
+        ),
+        (
+            {"url": "https://h/m.gguf", "sha256": {"n.gguf": SHA}},
+            ".sha256 = n.gguf: n.gguf is none of its files (m.gguf)",
+        ),
         ({"path": "/m.gguf", "pth": 1}, ".pth = (not shown): there is no such key; did you mean path?"),
         ({"repo": "name"}, ".repo = name: write owner and name of the repository, e.g."),
         ({"repo": "owner/name", "sha256": SHA}, ".sha256 = %s: it belongs to path or url" % SHA),
         ({"repo": "owner/name", "quant": 4}, ".quant = 4: write auto, the name of a quantisation, e.g. Q4_K_M"),
-        ({"path": "/m.gguf", "quant": "auto"}, ".quant = auto: path is one file; leave it out, or give repo or quants"),
+        ({"path": "/m.gguf", "quant": "auto"}, ".quant = auto: it belongs to repo or quants; leave it out with path"),
+        ({"repo": "owner/name", "quant": "Q8_0", "folder": "x"}, ".folder = x: give one of quant, folder, file, not"),
+        ({"repo": "owner/name", "folder": "../x"}, ".folder = ../x: write a folder of the repository, e.g. UD-Q2_K_XL"),
+        ({"repo": "owner/name", "file": "/x.gguf"}, ".file = /x.gguf: write a file of the repository or a pattern"),
+        (
+            {"repo": "owner/name", "beside": [7]},
+            ".beside = [7]: must be a list of mmproj, tokenizer,",
+        ),
+        ({"repo": "../name"}, ".repo = ../name: write letters, digits and"),
+        (
+            {"repo": "owner/name", "convert": {}, "quant": "Q8_0"},
+            ".quant = Q8_0: of a repository that is",
+        ),
+        (
+            {"path": "/m", "convert": {"outtype": "q4"}},
+            ".convert.outtype = q4: must be one of f32, f16,",
+        ),
+        (
+            {"path": "/m", "convert": "f16"},
+            ".convert = f16: say what it shall become, e.g. {",
+        ),
+        (
+            {"url": "https://h/m", "sha256": SHA, "convert": {}},
+            ".convert = {}: it belongs to path or repo; leave",
+        ),
         ({"quants": []}, ".quants = []: must be a mapping, e.g. {Q8_0: {path: /srv/models/model-q8_0.gguf}}"),
         ({"quants": {"Q8_0": "/m.gguf"}}, ".quants.Q8_0 = /m.gguf: say where it is, e.g."),
-        ({"quants": {"Q8_0": {}}}, ".quants.Q8_0.path = (not set): give path (a file) or url (an address)"),
+        ({"quants": {"Q8_0": {}}}, ".quants.Q8_0.path = (not set): give path (a file), url or urls (addresses)"),
         ({"quants": {"Q8_0": {"url": "https://h/m.gguf"}}}, ".quants.Q8_0.sha256 = (not set): a model from a url"),
         (
             {"quants": {"Q8_0": {"path": "/m.gguf"}}, "quant": "Q4_0"},
@@ -345,12 +399,88 @@ def test_one_port_on_two_nodes_is_fine():
     accept(instance("a", port=8080), instance("b", nodes=["node4"], port=8080))
 
 
-def test_two_files_of_one_name_in_one_store():
-    message = only(instance("a"), instance("b", model={"path": "/other/toy.gguf"}))
+def test_two_models_of_one_name():
+    message = only(instance("a"), instance("b", model={"path": "/other/toy.gguf"}, nodes=["node4"]))
     assert message == (
-        "llamacpp_instances[1].model.name = toy.gguf: llamacpp_instances[0] puts another file of this name on node1; "
+        "llamacpp_instances[1].model.name = toy: the model of llamacpp_instances[0] is another one and has this name; "
         "give one of them a name"
     )
+    accept(instance("a"), instance("b", model={"path": "/other/toy.gguf", "name": "toy-2"}))
+
+
+def parsed_source(model, **settings):
+    """Return the source of the only model."""
+    return accept(instance(model=model), settings=settings).instances[0].model.source
+
+
+def test_the_files_of_a_split_model_lie_beside_each_other():
+    names = ["toy-0000%d-of-00002.gguf" % number for number in (1, 2)]
+    sums = dict(zip(names, [SHA, SHA.replace("a", "b")]))
+    source = parsed_source({"url": "https://h/x/toy-00001-of-00002.gguf?y=1", "sha256": sums})
+    assert (source.name, source.file, dict(source.checksums)) == ("toy", names[0], sums)
+    assert source.urls == tuple("https://h/x/%s?y=1" % name for name in names)
+
+
+@pytest.mark.parametrize("named", [["big.gguf"], ["big.gguf.part1of2", "big.gguf.part2of2"]])
+def test_pieces_become_one_file(named):
+    urls = ["https://h/big.gguf.part%dof2" % number for number in (1, 2)]
+    source = parsed_source({"urls": urls, "sha256": {name: SHA for name in named}})
+    assert (source.name, source.file, list(source.checksums)) == ("big", "big.gguf", named)
+    assert source.urls == tuple(urls)
+
+
+def test_one_checksum_of_pieces_is_that_of_the_whole():
+    urls = ["https://h/big.gguf.part%dof2" % number for number in (1, 2)]
+    assert parsed_source({"urls": urls, "sha256": SHA}).checksums == {"big.gguf": SHA}
+
+
+def test_a_path_that_all_nodes_see_needs_no_head():
+    (parsed,) = accept(instance(nodes="auto", model={"path": "/nfs/toy.gguf", "shared": True})).instances
+    assert parsed.model.source.local and parsed.model.source.as_dict["shared"] is True
+
+
+@pytest.mark.parametrize(("fetcher", "from_"), [("controller", "controller"), ("node2", "node"), ("auto", "node")])
+def test_who_fetches_what_does_not_say(fetcher, from_):
+    address = {"url": "https://h/m.gguf", "sha256": SHA}
+    assert parsed_source(address, models_fetcher=fetcher).from_ == from_
+    assert parsed_source(dict(address, **{"from": "node"}), models_fetcher=fetcher).from_ == "node"
+    repo = accept(instance(model={"repo": "owner/name"}), settings={"models_fetcher": fetcher}).instances[0].model
+    assert repo.from_ == from_
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "file"),
+    [
+        ({"repo": "owner/name", "convert": {"outtype": "f16"}}, "owner/name/F16", "owner-name-F16.gguf"),
+        ({"repo": "owner/name", "convert": {"quant": "q4_k_m"}}, "owner/name/Q4_K_M", "owner-name-Q4_K_M.gguf"),
+        ({"path": "/srv/MiniLM/", "convert": {}}, "MiniLM/AUTO", "MiniLM-AUTO.gguf"),
+        ({"path": "/srv/MiniLM", "name": "embed", "convert": {}}, "embed", "embed.gguf"),
+    ],
+)
+def test_what_a_conversion_makes_has_a_name(model, name, file):
+    source = parsed_source(model)
+    assert (source.name, source.file) == (name, file)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"models_transport": "ftp"},
+            "llamacpp_models_transport = ftp: must be one of auto, swarm, http, rsync",
+        ),
+        ({"models_quota": "much"}, "llamacpp_models_quota = much: must be a size, e.g. 32 GiB, or a number of bytes"),
+        ({"models_fetcher": "node9"}, "llamacpp_models_fetcher = node9: write auto, controller, or a node of the"),
+        ({"rpc_cache": "on"}, "llamacpp_rpc_cache = on: write true or false, without quotes"),
+    ],
+)
+def test_settings_of_models(settings, message):
+    assert only(settings=settings).startswith(message)
+
+
+def test_sizes_of_stores():
+    assert accept(settings={"models_quota": "500 GiB"}).settings.models_quota == 500 << 30
+    assert accept(settings={"models_quota": 0}).settings.models_quota == 0
 
 
 def test_two_instances_of_one_model_share_it():

@@ -73,23 +73,23 @@ def deployed(plan):
 def test_the_lab():
     plan = plan_for(instance(parallel=2, api_keys=["s3cret"]))
     (item,) = plan["instances"]
-    assert (plan["schema"], plan["release"]) == (3, "b11434")
+    assert (plan["schema"], plan["release"]) == (4, "b11434")
     assert (item["name"], item["unit"], item["head"]) == ("demo", "llamacpp-demo.service", "node1")
     assert item["model"] == {
+        "name": "toy",
         "file": "toy.gguf",
-        "path": "/var/lib/llamacpp/models/toy.gguf",
-        "files": ["/var/lib/llamacpp/models/toy.gguf"],
+        "path": "/var/lib/llamacpp/models/names/toy/toy.gguf",
+        "manifest": "/var/lib/llamacpp/models/manifests/toy.json",
+        "files": ["/var/lib/llamacpp/models/names/toy/toy.gguf"],
         "bytes": 2600 * MIB,
         "sha256": None,
-        "checksums": {},
         "architecture": "toy",
         "quant": "F16",
         "n_layers": 24,
         "n_ctx_train": 8192,
-        "source": {"path": "/srv/models/toy.gguf", "from": "controller"},
     }
     assert item["args"] == [
-        "--model", "/var/lib/llamacpp/models/toy.gguf",
+        "--model", "/var/lib/llamacpp/models/names/toy/toy.gguf",
         "--alias", "demo",
         "--rpc", "10.0.1.12:50052,10.0.1.13:50052",
         "--device", "RPC0,RPC1",
@@ -247,9 +247,9 @@ def test_one_cpu_node():
 
 def test_a_model_from_an_address_keeps_its_checksum():
     source = {"url": "https://models.example.org/m.gguf", "sha256": "ab" * 32}
-    (item,) = plan_for(instance(model=source), models={"demo": model()})["instances"]
-    assert item["model"]["sha256"] == "ab" * 32
-    assert item["model"]["source"] == {"url": "https://models.example.org/m.gguf", "from": "node"}
+    plan = plan_for(instance(model=source), models={"demo": model()})
+    assert plan["instances"][0]["model"]["sha256"] == "ab" * 32
+    assert plan["models"]["m"]["source"] == {"urls": ["https://models.example.org/m.gguf"], "from": "node"}
 
 
 def test_a_split_model_keeps_its_names():
@@ -257,12 +257,11 @@ def test_a_split_model_keeps_its_names():
     shards = tuple(Shard(name, GIB, 1) for name in names)
     source = {"path": "/srv/models/" + names[0]}
     (item,) = plan_for(instance(model=source), models={"demo": model(shards=shards)})["instances"]
-    assert item["model"]["files"] == ["/var/lib/llamacpp/models/" + name for name in names]
-    assert value(item["args"], "--model") == "/var/lib/llamacpp/models/" + names[0]
-    (message,) = problems_for(instance(model=dict(source, name="x.gguf")), models={"demo": model(shards=shards)})
-    assert message == (
-        "llamacpp_instances[0].model.name = x.gguf: the model is in 2 files, which keep their names; leave name out"
-    )
+    directory = "/var/lib/llamacpp/models/names/toy/"
+    assert item["model"]["files"] == [directory + name for name in names]
+    assert value(item["args"], "--model") == directory + names[0]
+    plan = plan_for(instance(model=dict(source, name="x.gguf")), models={"demo": model(shards=shards)})
+    assert [item["name"] for item in plan["models"]["x"]["files"]] == list(names)
 
 
 def test_only_another_shard_is_named():

@@ -64,43 +64,12 @@ def test_digest_changes_with_the_value():
     assert _units.digest({"a": 1}) == _units.digest({"a": 1}) != _units.digest({"a": 2})
 
 
-def test_model_files_of_a_split_set():
-    model = {
-        "files": ["/m/x-00001-of-00002.gguf", "/m/x-00002-of-00002.gguf"],
-        "source": {"path": "/srv/x-00001-of-00002.gguf", "from": "controller"},
-        "sha256": None,
-    }
-    assert _units.model_files({"model": model}) == [
-        {
-            "path": "/srv/x-00001-of-00002.gguf",
-            "url": None,
-            "from": "controller",
-            "dest": model["files"][0],
-            "sha256": None,
-        },
-        {
-            "path": "/srv/x-00002-of-00002.gguf",
-            "url": None,
-            "from": "controller",
-            "dest": model["files"][1],
-            "sha256": None,
-        },
-    ]
-
-
-def test_model_file_keeps_its_source_under_another_name():
-    model = {"files": ["/m/demo.gguf"], "source": {"url": "http://h/a.gguf", "from": "node"}, "sha256": "ab"}
-    assert _units.model_files({"model": model}) == [
-        {"path": None, "url": "http://h/a.gguf", "from": "node", "dest": "/m/demo.gguf", "sha256": "ab"}
-    ]
-
-
 @pytest.mark.parametrize(
     ("key_file", "watched"),
-    [(None, ["/m/a.gguf.json"]), ("/etc/llamacpp/keys/a", ["/etc/llamacpp/keys/a", "/m/a.gguf.json"])],
+    [(None, ["/m/manifests/a.json"]), ("/etc/llamacpp/keys/a", ["/etc/llamacpp/keys/a", "/m/manifests/a.json"])],
 )
 def test_watched_files(key_file, watched):
-    assert _units.watched_files({"api_key_file": key_file, "model": {"files": ["/m/a.gguf"]}}) == watched
+    assert _units.watched_files({"api_key_file": key_file, "model": {"manifest": "/m/manifests/a.json"}}) == watched
 
 
 @pytest.mark.parametrize(
@@ -119,18 +88,3 @@ def test_replicas_have_the_keys_of_their_declaration():
     instances = [{"name": "a", "api_keys": ["k1"]}, {"name": "b", "replicas": 2, "api_keys": ["k2"]}]
     assert _units.api_keys(instances, "b-2") == "k2\n"
     assert _units.api_keys(instances, "a-1") == ""
-
-
-def test_each_file_of_a_hub_has_its_checksum():
-    names = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
-    model = {
-        "files": ["/store/" + name for name in names],
-        "source": {"url": "https://hub/o/n/resolve/c0ffee/Q8_0/" + names[0], "from": "node"},
-        "checksums": dict(zip(names, ["aa", "bb"])),
-        "sha256": None,
-    }
-    files = _units.model_files({"model": model})
-    assert [(item["url"].rsplit("/", 2)[1:], item["sha256"]) for item in files] == [
-        (["Q8_0", names[0]], "aa"),
-        (["Q8_0", names[1]], "bb"),
-    ]

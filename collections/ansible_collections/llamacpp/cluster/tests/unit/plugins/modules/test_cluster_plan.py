@@ -117,21 +117,68 @@ def test_static(plan):
     assert "llamacpp_devices of node1" in result["msg"]
 
 
+def quantisation(names, sums, facts, pieces=1):
+    """Return a quantisation as hub_info says it."""
+    parts = [[name] if pieces == 1 else ["%s.part%dof2" % (name, number) for number in (1, 2)] for name in names]
+    return {"files": names, "sizes": [1 << 30] * len(names), "sha256": sums, "parts": parts, "gguf": facts.as_dict()}
+
+
+def hub(found, beside=()):
+    return {"demo": {"quantisations": found, "commit": "c0ffee", "beside": list(beside)}}
+
+
 def test_a_repository(plan):
-    urls = ["https://hub/o/n/resolve/c0ffee/m-Q8_0-0000%d-of-00002.gguf" % number for number in (1, 2)]
-    names = [url.rsplit("/", 1)[1] for url in urls]
+    names = ["m-Q8_0-0000%d-of-00002.gguf" % number for number in (1, 2)]
     shards = tuple(Shard(name, 1 << 30, 13) for name in names)
     found = {
-        "Q8_0": {"files": names, "urls": urls, "sha256": ["a" * 64, "b" * 64], "gguf": model(shards=shards).as_dict()},
-        "Q4_0": {"files": ["m.gguf"], "urls": ["https://hub/m.gguf"], "sha256": [None], "gguf": model().as_dict()},
+        "Q8_0": quantisation(["Q8/" + name for name in names], ["a" * 64, "b" * 64], model(shards=shards)),
+        "Q4_0": quantisation(["m.gguf"], [None], model()),
     }
-    result = plan(
-        instance(nodes=["node1"], model={"repo": "o/n", "quant": "auto"}), models={"demo": {"quantisations": found}}
-    )
-    planned = result["plan"]["instances"][0]["model"]
-    assert (planned["quant"], planned["source"]) == ("Q8_0", {"url": urls[0], "from": "node"})
-    assert planned["checksums"] == {names[0]: "a" * 64, names[1]: "b" * 64}
-    assert planned["files"] == ["/var/lib/llamacpp/models/" + name for name in names]
+    beside = [{"name": "tokenizer.json", "size": 7, "sha256": None, "role": "tokenizer"}]
+    declared = {"repo": "o/n", "quant": "auto", "beside": ["tokenizer"], "revision": "v1"}
+    plan_made = plan(instance(nodes=["node1"], model=declared), models=hub(found, beside))["plan"]
+    planned = plan_made["instances"][0]["model"]
+    assert (planned["quant"], planned["name"], planned["sha256"]) == ("Q8_0", "o/n/Q8_0", "a" * 64)
+    assert planned["files"] == ["/var/lib/llamacpp/models/names/o/n/Q8_0/" + name for name in names]
+    assert plan_made["models"]["o/n/Q8_0"]["source"] == {
+        "repo": "o/n",
+        "revision": "v1",
+        "commit": "c0ffee",
+        "quant": "Q8_0",
+        "beside": ["tokenizer"],
+        "from": "node",
+    }
+    assert plan_made["models"]["o/n/Q8_0"]["files"] == [
+        {"name": names[0], "bytes": 1 << 30, "sha256": "a" * 64, "role": "model"},
+        {"name": names[1], "bytes": 1 << 30, "sha256": "b" * 64, "role": "model"},
+        {"name": "tokenizer.json", "bytes": 7, "sha256": None, "role": "tokenizer"},
+    ]
+
+
+def test_pieces_of_a_hub_have_checksums_of_their_own(plan):
+    found = {"Q8_0": quantisation(["m-Q8_0.gguf"], [None], model(), pieces=2)}
+    result = plan(instance(nodes=["node1"], model={"repo": "o/n"}), models=hub(found))
+    assert result["plan"]["models"]["o/n/Q8_0"]["files"][0]["sha256"] is None
+
+
+@pytest.mark.parametrize(
+    ("declared", "key", "name", "selection"),
+    [
+        ({"folder": "UD/Q2"}, "UD-Q2_K_XL", "o/n/UD-Q2", {"folder": "UD/Q2"}),
+        ({"file": "*Q2*"}, "UD-Q2_K_XL", "o/n/m", {"file": "*Q2*"}),
+        ({"file": "*Q2*", "name": "mine"}, "UD-Q2_K_XL", "mine", {"file": "*Q2*"}),
+        ({"quant": "q2_k_xl", "name": "mine"}, "Q2_K_XL", "mine", {"quant": "Q2_K_XL"}),
+        ({"name": "mine"}, "Q2_K_XL", "mine/Q2_K_XL", {"quant": "Q2_K_XL"}),
+        # No quantisation is spoken of.
+        ({}, "m", "o/n/m", {"file": "UD/m.gguf"}),
+    ],
+)
+def test_which_files_of_a_repository_and_their_name(plan, declared, key, name, selection):
+    found = {key: quantisation(["UD/m.gguf"], ["a" * 64], model())}
+    result = plan(instance(nodes=["node1"], model={"repo": "o/n", **declared}), models=hub(found))
+    (planned,) = result["plan"]["models"]
+    assert planned == name
+    assert selection.items() <= result["plan"]["models"][name]["source"].items()
 
 
 def test_a_repository_that_cannot_be_read(plan):

@@ -44,9 +44,40 @@ def test_headers_of_some(run_module, repository):
     assert result["quantisations"]["Q8_0"]["gguf"]["tensor_count"] == 2
 
 
+def test_pieces_are_read_as_the_file_that_they_become(run_module, hub):
+    whole = llama()
+    # The header goes on in the second piece.
+    hub.files = {"M-Q8_0.gguf.part1of2": whole[:100], "M-Q8_0.gguf.part2of2": whole[100:]}
+    found = run_module(hub_info, repo="owner/model", headers=True)["quantisations"]["Q8_0"]
+    assert (found["files"], found["parts"]) == (["M-Q8_0.gguf"], [sorted(hub.files)])
+    assert (found["sizes"], found["sha256"]) == ([len(whole)], [None])
+    assert found["gguf"]["file_size"] == len(whole)
+
+
+def test_a_folder_and_what_lies_beside_it(run_module, hub):
+    hub.files = {"UD/M-IQ1.gguf": llama(), "UD/mmproj-F16.gguf": b"projector", "tokenizer.json": b"{}"}
+    result = run_module(hub_info, repo="owner/model", folder="UD", beside=["mmproj", "tokenizer"], headers=True)
+    (found,) = result["quantisations"].values()
+    assert found["files"] == ["UD/M-IQ1.gguf"]
+    assert [(item["name"], item["role"], bool(item["sha256"])) for item in result["beside"]] == [
+        ("UD/mmproj-F16.gguf", "mmproj", True),
+        ("tokenizer.json", "tokenizer", False),
+    ]
+
+
+def test_the_only_model_needs_no_word_for_it(run_module, hub):
+    hub.files = {"toy.gguf": llama()}
+    assert list(run_module(hub_info, repo="owner/model", headers=True)["quantisations"]) == ["toy"]
+
+
+def test_another_hub(run_module, repository, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert run_module(hub_info, repo="owner/model", endpoint=repository.url)["commit"] == COMMIT
+
+
 def test_a_quantisation_that_is_not_there(run_module, repository):
     result = run_module(hub_info, repo="owner/model", quants=["Q6_K"])
-    assert result["msg"] == "hf://owner/model: it has no Q6_K; it has Q4_K_M, Q8_0"
+    assert result["msg"] == "hf://owner/model: it has no quantisation Q6_K; it has Q8_0 (1 MiB), Q4_K_M (1 MiB)"
 
 
 def test_a_repository_that_is_not_there(run_module, repository):

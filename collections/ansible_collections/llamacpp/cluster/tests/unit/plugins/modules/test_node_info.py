@@ -51,11 +51,13 @@ def test_disk_of_a_directory_that_is_not_there_yet(look, tmp_path):
 
 
 def test_files(look, tmp_path):
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "m.gguf").write_bytes(b"12345")
+    model = tmp_path / "store" / "names" / "owner" / "repo" / "Q8_0" / "m.gguf"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"12345")
+    (tmp_path / "store" / "README").write_bytes(b"no model")
     missing = str(tmp_path / "none")
     found = look(files=[missing], store=str(tmp_path / "store"))["files"]
-    assert found == {missing: None, str(tmp_path / "store" / "m.gguf"): 5}
+    assert found == {missing: None, str(model): 5}
 
 
 def test_a_store_that_is_not_there_yet(look, tmp_path):

@@ -12,7 +12,7 @@ from ansible_collections.llamacpp.cluster.plugins.modules import plan_page
 
 DEVICE = {"device": "CUDA0", "name": "L4", "kind": "cuda", "memory_bytes": 1 << 34, "uses": [], "free_bytes": 1 << 34}
 PLAN = {
-    "schema": 3,
+    "schema": 4,
     "release": "b11434",
     "instances": [],
     "nodes": {"node1": {"fabric_address": None, "units": [], "firewall": []}},
@@ -61,7 +61,7 @@ def test_a_difference_is_shown_to_those_who_ask(page, tmp_path):
 def test_a_plan_of_another_schema(page, tmp_path):
     result = page(plan=dict(PLAN, schema=1), dest=str(tmp_path / "plan.html"))
     assert result["failed"]
-    assert result["msg"] == "the plan has schema 1, the page shows 3; make the plan again"
+    assert result["msg"] == "the plan has schema 1, the page shows 4; make the plan again"
 
 
 @pytest.mark.parametrize(
