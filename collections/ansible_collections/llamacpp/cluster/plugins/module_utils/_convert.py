@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +23,12 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._build_lock impor
 from ansible_collections.llamacpp.cluster.plugins.module_utils._convert_source import ConvertError, Source, survey
 from ansible_collections.llamacpp.cluster.plugins.module_utils._convert_tools import tools_sha256, unpack_tools
 from ansible_collections.llamacpp.cluster.plugins.module_utils._ggml_types import FILE_TYPES
-from ansible_collections.llamacpp.cluster.plugins.module_utils._manifest import File, Manifest
+from ansible_collections.llamacpp.cluster.plugins.module_utils._manifest import (
+    File,
+    Manifest,
+    check_file,
+    check_name,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
 from ansible_collections.llamacpp.cluster.plugins.module_utils._store import Store
 
@@ -76,7 +81,8 @@ class Wanted:
                 "outtype = %s with quant = %s: it would be quantised twice; write f16, bf16, f32 or auto"
                 % (self.outtype, self.quant)
             )
-        if not self.result.endswith(".gguf"):
+        check_name(self.name)
+        if not check_file(self.result).endswith(".gguf"):
             raise ConvertError("file = %s: the result is a GGUF file, its name ends so" % self.result)
         if self.source == self.name:
             raise ConvertError("name = %s: the result needs another name than what it is made of" % self.name)
@@ -106,7 +112,8 @@ class Conversion:
         """
         self.wanted.check()
         directory, checksums = self._source()
-        source = survey(directory, self.wanted.trust_code)
+        # In the store, other models may lie in a directory of the source's: owner/model has owner/model/Q8_0 in it.
+        source = survey(directory, self.wanted.trust_code, checksums or None)
         inputs = self._inputs(source, checksums, write=not check_mode)
         found = self._found(inputs)
         if found:
@@ -255,12 +262,7 @@ class Conversion:
         try:
             runs.convert(argv, env, half, source.tensors, self.progress.say)
         except ConvertError as error:
-            if source.own_code and source.withheld:
-                raise ConvertError(
-                    "%s\nThe repository names Python code of its own, which was withheld (%s)."
-                    % (error, ", ".join(source.withheld[:5]))
-                ) from error
-            raise
+            raise ConvertError("\n".join([str(error), *_hints(source, options)])) from error
         with open(half, "rb") as stream:
             os.fsync(stream.fileno())
         os.rename(half, result)
@@ -268,6 +270,16 @@ class Conversion:
     def _take(self, path: str, role: str, name: str, origin: str) -> File:
         self.progress.say("sha256 of the result", now=True)
         return self.store.take(path, name, role, self.progress, origin)
+
+
+def _hints(source: Source, options: Iterable[str]) -> Iterator[str]:
+    """Go through what is odd about a source that could not be converted."""
+    if "--mmproj" in options:
+        yield "This was the projector; leave mmproj out for a model that neither sees nor hears."
+    if not source.tokenizer:
+        yield "No file of the source looks like a tokenizer (tokenizer.json, tokenizer.model, vocab.txt): fetch it too."
+    if source.own_code and source.withheld:
+        yield "It names Python code of its own, which was withheld: %s." % ", ".join(source.withheld[:5])
 
 
 def quantised_bytes(source: Source, quant: str) -> int:

@@ -33,13 +33,13 @@ _LOOKED_AT = re.compile(r"^INFO:hf-to-gguf:\S+,\s+\S+ --> ")
 _WRITING = re.compile(r"^Writing:\s+\d+%\|.*\|\s*[\d.]+\w?/(?P<total>[\d.]+)(?P<unit>[kMGTP]?) ")
 _QUANTIZED = re.compile(r"\[\s*(\d+)/\s*(\d+)\]\s")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
-# Behind the name of a file that the tools wrote or read, so that nobody has to look for it.
+# Lines that only count, or repeat what is in the model.
 _NOISE = re.compile(r"^(Writing:|INFO:hf-to-gguf:\S+,\s|llama_model_loader: |\[\s*\d+/\s*\d+\]|\s*$)")
 
 # The first that matches counts: a full disk or a killed tool breaks anything else as well.
 _CAUSES: tuple[tuple[str, str], ...] = (
     (
-        r"No space left on device|Disk quota exceeded|iostream error",
+        r"No space left on device|Disk quota exceeded|Not enough free space to write|iostream error",
         "the disk of the store is full: free some space, or set llamacpp_models_dir to another disk",
     ),
     (
@@ -55,6 +55,11 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         r"BPE pre-tokenizer was not recognized",
         "the converter of this llama.cpp does not know the tokenizer: set llamacpp_release to a newer one, "
         "or look for a repository that has GGUF",
+    ),
+    (
+        r"contains custom code which must be executed",
+        "its tokenizer is Python code of the repository, which the converter does not run for this architecture: look "
+        "for a repository that has GGUF",
     ),
     (
         r"does not appear to have a file named (?P<what>\S+\.py)|requires you to execute the (?P<what2>\S+ \S+) file",

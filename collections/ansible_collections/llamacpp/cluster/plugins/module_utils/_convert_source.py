@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -27,8 +28,10 @@ CODE = (".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # whichever of the two kinds the weights need (conversion/base.py, b11434).
 BYTES_A_WEIGHT = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "auto": 2.0}
 OUTTYPES = tuple(BYTES_A_WEIGHT)
-# Keys, names and offsets of tensors, and a vocabulary as it is in GGUF, beside the weights: a vocabulary of 256000
-# tokens with its merges takes 16 MiB.
+# What the names of tokenizers' files have in them; their settings alone are no tokenizer.
+_TOKENIZER = re.compile(r"tokenizer\.|vocab|merges|spiece|sentencepiece|tekken|tiktoken", re.IGNORECASE)
+# Keys, names and offsets of tensors, and a vocabulary as it is in GGUF, beside the weights: 256000 tokens of 16 bytes
+# with two merges of 20 bytes for each are 14 MiB.
 BESIDE_WEIGHTS = 32 << 20
 
 
@@ -52,19 +55,24 @@ class Source:
     architectures: tuple[str, ...]
     own_code: bool
 
+    @property
+    def tokenizer(self) -> bool:
+        """Whether any file looks like a tokenizer. Nearly every architecture needs one."""
+        return any(_TOKENIZER.search(os.path.basename(name)) for name in self.files)
+
     def result_bytes(self, outtype: str) -> int:
         """Return how many bytes the result takes at most. ``outtype``: one of :data:`OUTTYPES`."""
         return int(self.weights * BYTES_A_WEIGHT[outtype]) + BESIDE_WEIGHTS
 
 
-def survey(directory: str, trust_code: bool) -> Source:
-    """Look at a directory. ``trust_code``: code of the repository is not withheld.
+def survey(directory: str, trust_code: bool, names: Container[str] | None = None) -> Source:
+    """Look at a directory. ``trust_code``: code of the repository is not withheld. ``names``: other files do not count.
 
     Raises :class:`ConvertError` when it holds no model, or not all of one; and :class:`OSError`.
     """
     if not os.path.isdir(directory):
         raise ConvertError("source = %s: no such directory on this node" % directory)
-    found = dict(_files(directory, "", DEPTH))
+    found = {name: path for name, path in _files(directory, "", DEPTH) if names is None or name in names}
     parts = _parts(directory, found)
     if "config.json" not in found:
         raise ConvertError(
