@@ -6,17 +6,14 @@ The weights are dice, the shapes are those of real architectures. Half of the ma
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
+import make_model
 import numpy as np
 import numpy.typing as npt
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "demo"))
-import make_model
 
 HEAD_DIM = 64
 HEADS = 16

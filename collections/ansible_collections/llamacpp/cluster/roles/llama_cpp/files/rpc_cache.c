@@ -21,12 +21,14 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -357,11 +359,11 @@ static struct job parse(char *line) {
     }
     errno = 0;
     job.offset = strtoull(line, &end, 10);
-    bool good = end != line && *end == ' ';
-    line = end;
-    job.bytes = strtoull(line, &end, 10);
-    good = good && end != line && (*end == '\n' || *end == '\0') && errno == 0;
-    if (!good || strchr(line, '-') != NULL || job.offset > INT64_MAX || job.bytes > INT64_MAX - job.offset) {
+    bool good = end != line && *end == ' ' && strchr(line, '-') == NULL;
+    char *second = end;
+    job.bytes = strtoull(second, &end, 10);
+    good = good && end != second && (*end == '\n' || *end == '\0') && errno == 0;
+    if (!good || job.offset > INT64_MAX || job.bytes > INT64_MAX - job.offset) {
         wrong(line, "no offset and number of bytes");
     }
     return job;
@@ -461,6 +463,8 @@ int main(int count, char **words) {
             return 1;
         }
     }
+    // Whoever asked is gone, and with it the lock under which entries are made.
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     struct job *all = read_jobs();
     jobs = calloc(job_count + 1, sizeof(*jobs));
     if (jobs == NULL) {
