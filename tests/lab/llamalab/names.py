@@ -22,6 +22,7 @@ LABS: dict[str, int] = {
     "backends": 6,
     "bundle": 7,
     "el": 8,
+    "models": 9,
 }
 
 #: A Debian root with dnf, rpm and the name of Rocky Linux 8.10: enough for what installs packages, no more.
