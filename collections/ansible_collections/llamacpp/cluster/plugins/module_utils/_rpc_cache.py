@@ -98,8 +98,11 @@ class Cache:
                 for name in os.listdir(self.directory):
                     if name.startswith(_TEMPORARY):
                         os.unlink(os.path.join(self.directory, name))
-                yield
-                self._save()
+                try:
+                    yield
+                finally:
+                    # What was hashed before an error need not be hashed again.
+                    self._save()
         except BusyError as error:
             raise RpcCacheError(
                 "%s: gave up after %d s, %s holds it" % (self.directory, patience, error.holder)

@@ -12,6 +12,8 @@ version_added: 0.1.0
 description:
   - Unpacks the source, applies patches, configures, compiles, lays the binaries out as C(bin/) and C(lib/) with a
     relative run path, tries them, writes the manifest and packs everything as one archive.
+  - The program that module M(llamacpp.cluster.rpc_cache) hashes with is compiled beside them. It is no part of what
+    decides the release's id, so an archive from before it existed, or with an older one, stays as it is.
   - CUDA's run-time libraries become part of the release, so that a node needs nothing of CUDA but the driver.
   - The action of the same name shows how far the compiler is while it works.
   - An archive of the same id that is already there is not built again.
@@ -41,6 +43,10 @@ options:
   web_ui:
     description: Archive on the builder with the pages of the web UI, already built. Without it the server has none.
     type: path
+  rpc_cache_source:
+    description: Set by the action plugin. Source in C of C(llamacpp-rpc-cache). Without it the release has none.
+    type: str
+    default: ""
   build_number:
     description: Build number that the binaries shall report.
     type: int
@@ -146,6 +152,10 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._build_cmake impo
 from ansible_collections.llamacpp.cluster.plugins.module_utils._build_layout import Layout, lay_out, total_bytes
 from ansible_collections.llamacpp.cluster.plugins.module_utils._build_lock import MARK, build_lock, stop_leftovers
 from ansible_collections.llamacpp.cluster.plugins.module_utils._build_pack import pack, write_manifest
+from ansible_collections.llamacpp.cluster.plugins.module_utils._build_rpc_cache import (
+    compile_rpc_cache,
+    source_sha256,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._build_run import Runner, enabled
 from ansible_collections.llamacpp.cluster.plugins.module_utils._build_source import (
     apply_patch,
@@ -220,7 +230,8 @@ class Build:
         chosen = self.compile(runner)
         self.progress.say("laying the binaries out", now=True)
         cache = self.cache()
-        layout = lay_out(self.build, self.stage, chosen, cache)
+        ours = compile_rpc_cache(runner, cache, self.params["rpc_cache_source"], self.work, self.build)
+        layout = lay_out(self.build, self.stage, [*chosen, *ours], cache)
         sizes = {"compiled": total_bytes(self.stage, layout.own), "runtime": total_bytes(self.stage, layout.runtime)}
         self.strip(runner, cache, layout)
         sizes["stripped"] = total_bytes(self.stage, layout.own)
@@ -346,6 +357,7 @@ class Build:
             "duration": round(time.time() - started),
             "rpc_server": next(name for name in chosen if name in RPC_SERVER_NAMES),
             "plugins": bool(layout.plugins),
+            "rpc_cache": source_sha256(self.params["rpc_cache_source"]),
             "cpu_flags": needed_flags(printed),
             "libc": layout.libc,
         }
@@ -377,6 +389,7 @@ def main() -> None:
             "source": {"type": "path", "required": True},
             "patches": {"type": "list", "elements": "path", "default": []},
             "web_ui": {"type": "path"},
+            "rpc_cache_source": {"type": "str", "default": ""},
             "build_number": {"type": "int", "required": True},
             "commit": {"type": "str", "required": True},
             "directory": {"type": "path", "default": "/var/cache/llamacpp/build"},

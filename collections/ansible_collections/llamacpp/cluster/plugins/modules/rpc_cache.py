@@ -190,6 +190,7 @@ seconds:
 """
 
 import os
+import re
 import socket
 import time
 from typing import Any
@@ -222,7 +223,8 @@ class RpcCache:
     @staticmethod
     def entry(item: dict[str, Any]) -> Entry:
         """Return an entry of the options. Raises :class:`RpcCacheError` for what is none."""
-        if not NAME.fullmatch(item["hash"]) or item["bytes"] < 1 or item["offset"] < 0:
+        named = NAME.fullmatch(item["hash"]) and re.fullmatch("[0-9a-f]{64}", item["sha256"])
+        if not named or item["bytes"] < 1 or item["offset"] < 0:
             raise RpcCacheError("entries: %r is no entry: take what state=listed says" % (item,))
         return Entry(item["hash"], item["bytes"], item["sha256"], item["offset"])
 

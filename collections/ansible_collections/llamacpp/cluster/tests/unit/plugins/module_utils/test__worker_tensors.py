@@ -11,9 +11,9 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import make
 from ansible_collections.llamacpp.cluster.plugins.module_utils._worker_tensors import THRESHOLD, worker_tensors
 from ansible_collections.llamacpp.cluster.tests.unit.builders import accept, model, nodes
 from ansible_collections.llamacpp.cluster.tests.unit.builders import instance as declared_instance
+from ansible_collections.llamacpp.cluster.tests.unit.rpc_cache_program import planned
 
 BIG = THRESHOLD + 1
-WORKERS = {"RPC0": ("node2", "10.0.1.12:50052"), "RPC1": ("node3", "10.0.1.13:50052")}
 EMBEDDING = ("token_embd.weight", None)
 OUTPUT = ("output.weight", None)
 DENSE = [EMBEDDING, ("blk.*.ffn_up.weight", range(4)), ("output_norm.weight", None), OUTPUT]
@@ -35,26 +35,6 @@ def files(groups, size=BIG, n_layers=4, **changes):
         for index, name in enumerate(names)
     ]
     return facts, tensors
-
-
-def planned(devices=("RPC0", "RPC1"), split=(1, 1), extra=(), environment=None, **settings):
-    """Return an instance of a plan: a head with a GPU of its own, and two workers."""
-    chosen = {"gpu_layers": 99, "split_mode": "layer", "cpu_moe": False, "n_cpu_moe": 0, "tensor_split": list(split)}
-    shown = [
-        {"device": name, "node": node, "endpoint": endpoint, "kind": "cuda", "memory_bytes": 1 << 34, "host": False}
-        for name, (node, endpoint) in WORKERS.items()
-    ]
-    local = {"device": "CUDA0", "node": "node1", "endpoint": None, "kind": "cuda", "memory_bytes": 1 << 34}
-    beside = dict(local, device="CPU", kind="cpu", host=True)
-    return {
-        "workers": [
-            {"node": node, "host": endpoint.split(":")[0], "port": 50052} for node, endpoint in WORKERS.values()
-        ],
-        "devices": [*shown, dict(local, host=False), beside],
-        "settings": {**chosen, **settings},
-        "args": ["--device", ",".join(devices), *extra],
-        "environment": environment or {},
-    }
 
 
 def names(model_and_tensors, instance):
@@ -82,14 +62,16 @@ def test_what_is_not_larger_than_the_threshold_is_always_sent():
 
 
 def test_order_and_shares_are_those_of_the_command_line():
-    assert names(files(DENSE), planned(("RPC1", "RPC0"), (4, 1))) == {
+    assert names(files(DENSE), planned(devices=("RPC1", "RPC0"), split=(4, 1))) == {
         "node3": ["blk.0.ffn_up", "blk.1.ffn_up", "blk.2.ffn_up", "blk.3.ffn_up"],
         "node2": ["output_norm", "output"],
     }
 
 
 def test_what_a_head_computes_itself_is_nobodys():
-    assert names(files(DENSE), planned(("RPC0", "CUDA0"), (2, 3))) == {"node2": ["blk.0.ffn_up", "blk.1.ffn_up"]}
+    assert names(files(DENSE), planned(devices=("RPC0", "CUDA0"), split=(2, 3))) == {
+        "node2": ["blk.0.ffn_up", "blk.1.ffn_up"]
+    }
     assert names(files(DENSE), planned(gpu_layers=2)) == {"node2": ["blk.3.ffn_up"], "node3": ["output_norm", "output"]}
 
 

@@ -20,7 +20,7 @@ import pytest
 from ansible_collections.llamacpp.cluster.plugins.module_utils._elf import read_elf
 from ansible_collections.llamacpp.cluster.plugins.module_utils._release import describe_tree, differences
 from ansible_collections.llamacpp.cluster.plugins.modules import llama_build
-from ansible_collections.llamacpp.cluster.tests.unit import tiny_llama
+from ansible_collections.llamacpp.cluster.tests.unit import rpc_cache_program, tiny_llama
 
 pytestmark = pytest.mark.skipif(
     None in [shutil.which(name) for name in ("cmake", "g++", "patch")], reason="needs cmake, g++ and patch"
@@ -121,6 +121,25 @@ def test_release_runs_elsewhere_and_its_manifest_says_what_it_is(build, tmp_path
     assert {member.uname for member in members.values()} == {"root"}
     assert members["./bin/llama-server"].mode == 0o755
     assert os.stat(result["archive"]).st_mode & 0o777 == 0o644, "whoever logs in takes it away"
+
+
+def test_the_program_of_the_rpc_cache_is_compiled_beside(build, tmp_path):
+    source = rpc_cache_program.SOURCE.read_text(encoding="utf-8")
+    node = unpacked(tmp_path, build(rpc_cache_source=source))
+    program = node / "bin" / "llamacpp-rpc-cache"
+    asked = subprocess.run([program, "hash", __file__], input="0 1\n", capture_output=True, check=True, text=True)
+    assert asked.stdout == rpc_cache_program.name_of(b"#") + "\n"
+    manifest = json.loads((node / "manifest.json").read_text())
+    assert manifest["rpc_cache"] == hashlib.sha256(source.encode()).hexdigest()
+    assert manifest["files"]["bin/llamacpp-rpc-cache"]["executable"] is True
+
+
+def test_a_program_that_does_not_compile_or_speaks_another_language_is_no_release(build, tmp_path):
+    broken = build(rpc_cache_source="#error no\n")
+    assert "rpc_cache.c:1" in broken["msg"]
+    other = build(rpc_cache_source='#include <stdio.h>\nint main(void) { puts("99"); return 0; }\n')
+    assert "the new llamacpp-rpc-cache says version 99, not 1" in other["msg"]
+    assert left(tmp_path) == [ID + ".lock", ID + ".log"]
 
 
 def test_again_there_is_nothing_to_build(build, tmp_path):

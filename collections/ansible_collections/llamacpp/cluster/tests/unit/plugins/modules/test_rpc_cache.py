@@ -1,0 +1,161 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The module on a head and on a worker: from the store of the one to the cache of the other, over a real share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from functools import partial
+
+import pytest
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _rpc_program, _share, _worker_tensors
+from ansible_collections.llamacpp.cluster.plugins.modules import rpc_cache
+from ansible_collections.llamacpp.cluster.tests.unit.rpc_cache_program import (
+    COMPILER,
+    compiled,
+    name_of,
+    planned,
+    stored,
+)
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
+
+LAYERS = 4
+
+
+@pytest.fixture(autouse=True)
+def small_threshold(monkeypatch):
+    """Tensors of a small model are large enough."""
+    monkeypatch.setattr(_worker_tensors, "THRESHOLD", 8000)
+
+
+@pytest.fixture
+def module(run_module, tmp_path):
+    """A function that runs the module with the compiled program."""
+    return partial(run_module, rpc_cache, program=compiled(), directory=str(tmp_path / "worker" / "rpc"))
+
+
+@pytest.fixture
+def head(module, tmp_path, monkeypatch):
+    """What the head's node said: entries of node2, and the addresses of files that it shares."""
+    path, sha256 = stored(tmp_path / "models", "owner/toy/F16", LAYERS)
+    said = module(state="listed", store=str(tmp_path / "models"), instances=[planned("demo", path)])
+    config = {
+        "address": "127.0.0.1",
+        "port": 0,
+        "secret": "s3cret",
+        "files": {sha256: said["files"][sha256]},
+        "peers": ["127.0.0.1"],
+        "idle": 60,
+    }
+    # Its lines are for the journal; here they would get into what the module says.
+    monkeypatch.setattr(_share, "say", lambda text: None)
+    share = _share.Share(config)
+    threading.Thread(target=share.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    url = "http://127.0.0.1:%d/s3cret/%s" % (share.server_address[1], sha256)
+    yield {"entries": said["workers"]["node2"], "sources": [{sha256: url}]}
+    share.shutdown()
+    share.server_close()
+
+
+def cached(tmp_path):
+    """Return the names of the entries on the worker; each has to be what its name says."""
+    directory = tmp_path / "worker" / "rpc"
+    for path in directory.iterdir():
+        assert name_of(path.read_bytes()) == path.name
+    return sorted(os.listdir(directory))
+
+
+def names(entries):
+    return sorted(entry["hash"] for entry in entries)
+
+
+def test_from_a_heads_store_to_a_workers_cache_and_no_second_time(module, head, tmp_path):
+    told = module(check=True, **head)
+    assert (told["changed"], sorted(told["seeded"]), told["present"]) == (True, names(head["entries"]), 0)
+    assert not (tmp_path / "worker").exists()
+    first = module(**head)
+    size = sum(entry["bytes"] for entry in head["entries"])
+    assert (first["changed"], first["present"], first["fetched_bytes"]) == (True, 6, size)
+    assert cached(tmp_path) == names(head["entries"])
+    again = module(**dict(head, sources=[]))
+    assert (again["changed"], again["present"], again["fetched_bytes"]) == (False, 6, 0)
+    assert module(check=True, **head)["changed"] is False
+
+
+def test_a_node_that_has_the_file_takes_it_from_its_own_store(module, head, tmp_path):
+    found = module(entries=head["entries"], store=str(tmp_path / "models"))
+    assert (found["fetched_bytes"], len(found["seeded"])) == (0, 6)
+    assert cached(tmp_path) == names(head["entries"])
+
+
+def test_a_truncated_entry_is_replaced(module, head, tmp_path):
+    module(**head)
+    name = head["entries"][0]["hash"]
+    os.truncate(tmp_path / "worker" / "rpc" / name, 100)
+    found = module(**head)
+    assert (found["changed"], found["seeded"]) == (True, [name])
+    assert [finding["name"] for finding in found["findings"]] == [name]
+    assert cached(tmp_path) == names(head["entries"])
+
+
+def test_scrub_quarantines_and_the_next_run_mends(module, head, tmp_path):
+    module(**head)
+    name = head["entries"][0]["hash"]
+    path = tmp_path / "worker" / "rpc" / name
+    path.write_bytes(bytes(path.stat().st_size))
+    found = module(state="scrubbed")
+    assert (found["changed"], [item["name"] for item in found["findings"]], found["entries"]) == (True, [name], 5)
+    assert module(state="scrubbed")["changed"] is False
+    assert module(**head)["seeded"] == [name]
+
+
+def test_scrub_keeps_within_the_quota_and_what_the_plan_needs(module, head, tmp_path):
+    module(**head)
+    module(**dict(head, entries=head["entries"][:2]))
+    kept = names(head["entries"][:2])
+    size = sum(entry["bytes"] for entry in head["entries"][:2])
+    found = module(state="scrubbed", quota=size)
+    assert (len(found["evicted"]), found["bytes"]) == (4, size)
+    assert cached(tmp_path) == kept
+    refused = module(state="scrubbed", quota=size - 1)
+    assert "llamacpp_rpc_cache_quota" in refused["msg"]
+    assert cached(tmp_path) == kept
+
+
+def test_scrub_of_nothing(module):
+    found = module(state="scrubbed")
+    assert (found["changed"], found["entries"], found["bytes"]) == (False, 0, 0)
+
+
+def test_without_the_program_little_is_done_and_much_is_left_with_a_warning(run_module, head, tmp_path, monkeypatch):
+    run = partial(run_module, rpc_cache, program="/nowhere/x", directory=str(tmp_path / "worker" / "rpc"))
+    assert run(**head)["changed"] is True
+    shutil.rmtree(tmp_path / "worker")
+    monkeypatch.setattr(_rpc_program, "PYTHON_BYTES", 100)
+    found = run(entries=head["entries"], store=str(tmp_path / "models"))
+    assert (found["changed"], found["seeded"]) == (False, [])
+    assert "The RPC cache is not seeded" in str(found["warnings"])
+    assert cached(tmp_path) == []
+    assert run(state="listed", store=str(tmp_path / "models"), instances=[])["workers"] == {}
+
+
+def test_a_model_that_is_not_in_the_store_is_a_warning(module, tmp_path):
+    found = module(state="listed", store=str(tmp_path), instances=[planned("demo", tmp_path / "toy.gguf")])
+    assert (found["workers"], found["files"]) == ({}, {})
+    assert "instance demo" in str(found["warnings"])
+
+
+@pytest.mark.parametrize("change", [{"hash": "../../etc/passwd"}, {"hash": "A" * 16}, {"bytes": 0}, {"offset": -1}])
+def test_entries_that_are_none_are_refused(module, tmp_path, change):
+    entry = {"hash": "0" * 16, "bytes": 1, "sha256": "0" * 64, "offset": 0, **change}
+    assert "is no entry" in module(entries=[entry])["msg"]
+    assert not (tmp_path / "worker").exists()
+
+
+def test_a_checksum_that_would_lead_elsewhere_is_refused(module, tmp_path):
+    entry = {"hash": "0" * 16, "bytes": 1, "sha256": "../names/toy/toy.gguf", "offset": 0}
+    assert "is no entry" in module(entries=[entry], store=str(tmp_path))["msg"]
