@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, the llamacpp.cluster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Filters that show to a person what a search found, and what is in the stores."""
+"""Filters that show to a person what a search found, what is in the stores, and what a scrub found."""
 
 from __future__ import annotations
 
@@ -21,9 +21,26 @@ def stores_table(hostvars: Mapping[str, Mapping[str, Any]], nodes: list[str], re
     )
 
 
+def scrub_table(
+    hostvars: Mapping[str, Mapping[str, Any]], nodes: list[str], store: str = "model_store", cache: str = "rpc_cache"
+) -> str:
+    """Return the table; nodes that did not answer are left out."""
+    return _model_tables.scrub_table(
+        {
+            node: (hostvars[node][store], hostvars[node][cache])
+            for node in nodes
+            if all("findings" in hostvars[node].get(register, {}) for register in (store, cache))
+        }
+    )
+
+
 class FilterModule:
     """Filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return name -> function."""
-        return {"search_table": _model_tables.search_table, "stores_table": stores_table}
+        return {
+            "scrub_table": scrub_table,
+            "search_table": _model_tables.search_table,
+            "stores_table": stores_table,
+        }

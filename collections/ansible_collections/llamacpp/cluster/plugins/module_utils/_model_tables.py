@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, the llamacpp.cluster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Show to a person what a search found, and what is in the stores of a cluster; plain text for a terminal."""
+"""Show to a person what a search found, what is in the stores of a cluster, and what a scrub found; plain text."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ WIDTH = 110
 # Characters of a reason. The planner names every device and what would fit instead; the result of the module has all.
 REASON = 160
 STORES = ("node", "model", "size", "own", "state", "used by", "since", "last wanted")
+FINDINGS = ("node", "what", "problem", "moved to")
 _FITS = {True: "yes", False: "no", None: "?"}
 _INDENT = "  "
 
@@ -61,15 +62,42 @@ def stores_table(nodes: Mapping[str, Mapping[str, Any]]) -> str:
             shown = ""
         if shown:
             rows.append([shown, "none", *[""] * (len(STORES) - 2)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(STORES))]
-    lines = [_INDENT.join(_cell(*part) for part in zip(row, widths, STORES)).rstrip() for row in rows]
-    lines.insert(1, _INDENT.join("-" * width for width in widths))
-    lines.append("")
+    lines = [*_columns(rows), ""]
     for node, found in nodes.items():
         lines.append(
             "%s: %s in its store, %s free" % (node, size_text(found["store_bytes"]), size_text(found["free_bytes"]))
         )
     return "\n".join(lines)
+
+
+def scrub_table(nodes: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    """Return what was found wrong, a line each, and what to do.
+
+    ``nodes``: node -> results of modules model_store and rpc_cache, both with the state scrubbed.
+    """
+    rows = [list(FINDINGS)]
+    models = False
+    for node, (store, cache) in nodes.items():
+        for item in store["findings"]:
+            what = "%s %s" % (", ".join(item["names"]) or "(no name)", item["file"])
+            rows.append([node, what.strip(), item["problem"], item["moved_to"]])
+            models = True
+        rows += [[node, "cached tensor %s" % item["name"], item["why"], item["path"]] for item in cache["findings"]]
+    lines = _columns(rows) if len(rows) > 1 else ["Every file is what its name says."]
+    lines.append("")
+    for node, (_store, cache) in nodes.items():
+        lines.append("%s: %d cached tensors, %s" % (node, cache["entries"], size_text(cache["bytes"])))
+    if models:
+        lines.append("These models are missing now where they were found broken: run playbooks/site.yml.")
+    return "\n".join(lines)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table, a rule below its first row."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [_INDENT.join(_cell(*part) for part in zip(row, widths, rows[0])).rstrip() for row in rows]
+    lines.insert(1, _INDENT.join("-" * width for width in widths))
+    return lines
 
 
 def _all(repositories: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

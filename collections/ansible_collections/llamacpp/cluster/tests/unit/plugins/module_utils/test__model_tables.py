@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.llamacpp.cluster.plugins.filter.model_tables import stores_table
+from ansible_collections.llamacpp.cluster.plugins.filter.model_tables import scrub_table, stores_table
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _model_tables
 
 GIB = 1 << 30
@@ -125,3 +125,36 @@ def test_stores():
 def test_a_model_that_lost_a_file_is_incomplete(complete, state):
     info = {"models": [model("m", complete=complete)], "missing": [], "store_bytes": 1, "free_bytes": 1}
     assert _model_tables.stores_table({"node1": info}).splitlines()[2].split()[6] == state
+
+
+def test_a_scrub_that_found_something():
+    broken = {"names": ["o/m/Q8_0", "other"], "file": "m.gguf", "problem": "it has other bytes", "moved_to": "/q/1"}
+    cached = {"name": "8c2a90b0e8a6b4ff", "bytes": 20 << 20, "why": "its bytes are others", "path": "/r/2"}
+    well = {"findings": [], "entries": 0, "bytes": 0}
+    hostvars = {
+        "node1": {"model_store": {"findings": [broken]}, "rpc_cache": well},
+        "node2": {
+            "model_store": {"findings": []},
+            "rpc_cache": {"findings": [cached], "entries": 3, "bytes": 60 << 20},
+        },
+        "node3": {"model_store": {"msg": "no answer"}},
+    }
+    assert scrub_table(hostvars, ["node1", "node2", "node3"]).splitlines() == [
+        "node   what                            problem               moved to",
+        "-----  ------------------------------  --------------------  --------",
+        "node1  o/m/Q8_0, other m.gguf          it has other bytes    /q/1",
+        "node2  cached tensor 8c2a90b0e8a6b4ff  its bytes are others  /r/2",
+        "",
+        "node1: 0 cached tensors, 0 MiB",
+        "node2: 3 cached tensors, 60 MiB",
+        "These models are missing now where they were found broken: run playbooks/site.yml.",
+    ]
+
+
+def test_a_scrub_that_found_nothing():
+    well = {"findings": [], "entries": 2, "bytes": 30 << 20}
+    assert _model_tables.scrub_table({"node1": ({"findings": []}, well)}).splitlines() == [
+        "Every file is what its name says.",
+        "",
+        "node1: 2 cached tensors, 30 MiB",
+    ]
