@@ -133,10 +133,10 @@ class Conversion:
             stop_leftovers(work)
             try:
                 manifest = self._make(source, inputs, work)
+                self.store.name(manifest)
             finally:
                 # Not after a kill, so that a second run finds what was whole.
                 shutil.rmtree(work, ignore_errors=True)
-            self.store.name(manifest)
         return Done(manifest, True, evicted, round(time.monotonic() - started))
 
     def _source(self) -> tuple[str, Mapping[str, str]]:

@@ -24,7 +24,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import 
 
 # Kept of what a tool says, and shown when nothing better is known.
 KEPT_LINES = 400
-SHOWN_LINES = 12
+SHOWN_LINES = 8
 # What decides the bytes of the result, beside the converter itself.
 PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "sentencepiece", "protobuf", "safetensors")
 NEEDED = ("torch", "numpy", "transformers", "sentencepiece")
@@ -33,8 +33,8 @@ _LOOKED_AT = re.compile(r"^INFO:hf-to-gguf:\S+,\s+\S+ --> ")
 _WRITING = re.compile(r"^Writing:\s+\d+%\|.*\|\s*[\d.]+\w?/(?P<total>[\d.]+)(?P<unit>[kMGTP]?) ")
 _QUANTIZED = re.compile(r"\[\s*(\d+)/\s*(\d+)\]\s")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
-# Lines that only count, or repeat what is in the model.
-_NOISE = re.compile(r"^(Writing:|INFO:hf-to-gguf:\S+,\s|llama_model_loader: |\[\s*\d+/\s*\d+\]|\s*$)")
+# Lines that only count, repeat what is in the model, or point at a place in the line above (Python 3.11).
+_NOISE = re.compile(r"^(Writing:|INFO:hf-to-gguf:\S+,\s|llama_model_loader: |\[\s*\d+/\s*\d+\]|[\s^~]*$)")
 
 # The first that matches counts: a full disk or a killed tool breaks anything else as well.
 _CAUSES: tuple[tuple[str, str], ...] = (
