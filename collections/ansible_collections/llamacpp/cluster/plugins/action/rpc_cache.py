@@ -15,5 +15,12 @@ class ActionModule(WatchedAction):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Entry point of the action."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        result.update(self.run_watched(dict(self._task.args), task_vars or {}))
+        arguments = dict(self._task.args)
+        if arguments.get("state") != "scrubbed" and not self._task.check_mode:
+            # In the background nothing ends within a second, and mostly there is nothing to do.
+            peeked = self._execute_module(module_args=dict(arguments, peek=True), task_vars=task_vars)
+            if not peeked.get("pending"):
+                result.update(peeked)
+                return result
+        result.update(self.run_watched(arguments, task_vars or {}))
         return result

@@ -206,7 +206,12 @@ class Cache:
 
     def needed(self) -> set[str]:
         """Return the entries that the plan needed when the cache was seeded last."""
-        return {name for name, item in self._record.items() if item.get("needed")}
+        return {name for name, item in self.record().items() if item.get("needed")}
+
+    def settled(self, wanted: Iterable[Entry], quota: int) -> bool:
+        """Whether just these are noted as needed, and all entries are within the quota: nothing to change."""
+        size = sum(info.st_size for info in self.entries().values())
+        return self.needed() == {entry.hash for entry in wanted} and not 0 < quota < size
 
     def seed_from(self, file: str, entries: Sequence[Entry]) -> None:
         """Make entries of a file of this node."""

@@ -42,7 +42,7 @@ options:
       - With O(state=seeded), entries are made of files that it has, without a copy from elsewhere.
     type: path
   instances:
-    description: Instances of the plan whose head this node is. Required with O(state=listed).
+    description: Instances of the plan whose head this node is, for O(state=listed).
     type: list
     elements: dict
     default: []
@@ -101,6 +101,10 @@ options:
     description: Seconds to wait for another run.
     type: int
     default: 3600
+  peek:
+    description: Set by the action plugin. Do nothing that takes time; say RV(pending) instead.
+    type: bool
+    default: false
   progress_file:
     description: Set by the action plugin. The file to write the progress to.
     type: path
@@ -183,6 +187,10 @@ bytes:
   description: Size of all entries.
   returned: when O(state=scrubbed)
   type: int
+pending:
+  description: Whether there is work that takes time.
+  returned: when O(peek=true)
+  type: bool
 seconds:
   description: How long it took.
   returned: always
@@ -209,6 +217,18 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._rpc_program impo
 )
 
 
+class PendingError(Exception):
+    """There is work that takes time, and this was only to find out."""
+
+
+class Peek:
+    """Hashes nothing."""
+
+    def hash(self, _file: str, _ranges: Any) -> list[str]:
+        """Raise :class:`PendingError`."""
+        raise PendingError()
+
+
 class RpcCache:
     """One run of the module."""
 
@@ -230,21 +250,24 @@ class RpcCache:
 
     def listed(self) -> dict[str, Any]:
         """Say what the workers of this head's instances need."""
-        found = list_entries(
-            self.params["store"], self.params["instances"], self.hasher, write=not self.module.check_mode
-        )
+        hashing = Peek() if self.params["peek"] else self.hasher
+        found = list_entries(self.params["store"], self.params["instances"], hashing, write=not self.module.check_mode)
         for warning in found.warnings:
             self.module.warn(warning)
         return {"changed": False, "workers": found.workers, "files": found.files, "hashed_bytes": found.hashed}
 
     def seeded(self) -> dict[str, Any]:
         """Bring the cache to have what is wanted."""
+        found = self.cache.sort(self.wanted, self.cache.record())
+        if self.params["peek"]:
+            if found.doubtful or found.missing or not self.cache.settled(self.wanted, self.params["quota"]):
+                raise PendingError()
+            return self.answer(present=len(found.known), changed=False)
         if self.module.check_mode:
-            sorted_ = self.cache.sort(self.wanted, self.cache.record())
             return self.answer(
-                seeded=[entry.hash for entry in sorted_.missing],
-                present=len(sorted_.known) + len(sorted_.doubtful),
-                changed=bool(sorted_.missing),
+                seeded=[entry.hash for entry in found.missing],
+                present=len(found.known) + len(found.doubtful),
+                changed=bool(found.missing),
             )
         with self.cache.lock(socket.gethostname(), self.params["lock_wait"], self.progress.say):
             findings = self.cache.verify(self.cache.sort(self.wanted, self.cache.record()).doubtful)
@@ -335,9 +358,10 @@ def main() -> None:
             "quota": {"type": "int", "default": 0},
             "threads": {"type": "int", "default": 0},
             "lock_wait": {"type": "int", "default": 3600},
+            "peek": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
         },
-        required_if=[("state", "listed", ("store", "instances"))],
+        required_if=[("state", "listed", ("store",))],
         supports_check_mode=True,
     )
     state: str = module.params["state"]
@@ -347,6 +371,8 @@ def main() -> None:
     try:
         run = RpcCache(module, progress)
         result = {"listed": run.listed, "seeded": run.seeded, "scrubbed": run.scrubbed}[state]()
+    except PendingError:
+        result = {"changed": False, "pending": True}
     except NoProgramError as error:
         if state == "scrubbed":
             module.fail_json(msg=str(error))

@@ -166,13 +166,13 @@ def test_quarantine_is_emptied_after_a_week(cache, monkeypatch):
     assert not os.path.exists(finding.path)
 
 
-def test_a_store_with_other_bytes_than_the_heads_makes_no_entry_that_is_trusted(cache, tmp_path):
+def test_a_store_with_other_bytes_than_the_heads_is_told_and_what_is_right_stays(cache, tmp_path):
     other = tmp_path / "other.gguf"
     other.write_bytes(PIECES[3] + PIECES[1])
     with pytest.raises(RpcCacheError, match=r"other\.gguf: 1000 bytes at 0 are not those that the head hashed"):
         seed(cache, str(other), ENTRIES[:2])
     found = cache.sort(ENTRIES[:2], cache.record())
-    assert ([item.hash for item in found.missing], found.known) == ([NAMES[0]], [])
+    assert (found.missing, found.known) == (ENTRIES[:1], ENTRIES[1:2])
 
 
 def test_a_broken_record_means_hashing_again(cache, file):
@@ -262,8 +262,10 @@ def test_quarantine_and_stale_parts_make_room_first(cache, file, disk):
 def test_what_is_needed_is_remembered(cache, file):
     seed(cache, file, ENTRIES[:3])
     seed(cache, file, ENTRIES[1:2])
-    with held(cache):
-        assert cache.needed() == {NAMES[1]}
+    assert cache.needed() == {NAMES[1]}
+    assert cache.settled(ENTRIES[1:2], 3000)
+    assert not cache.settled(ENTRIES[1:2], 2999)
+    assert not cache.settled(ENTRIES[:2], 0)
 
 
 def test_only_right_bytes_get_a_name(cache):

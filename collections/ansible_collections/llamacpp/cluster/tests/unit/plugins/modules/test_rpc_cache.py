@@ -86,6 +86,26 @@ def test_from_a_heads_store_to_a_workers_cache_and_no_second_time(module, head, 
     assert module(check=True, **head)["changed"] is False
 
 
+def test_a_look_at_what_is_settled_reads_no_weights(module, head, tmp_path):
+    assert module(peek=True, **head)["pending"] is True
+    assert not (tmp_path / "worker").exists()
+    module(**head)
+    found = module(peek=True, **head)
+    assert (found["changed"], found["present"], "pending" in found) == (False, 6, False)
+    assert module(peek=True, **dict(head, entries=head["entries"][:2]))["pending"] is True
+    assert module(peek=True, quota=1, **head)["pending"] is True
+    os.utime(tmp_path / "worker" / "rpc" / head["entries"][0]["hash"])
+    assert module(peek=True, **head)["pending"] is True
+
+
+def test_a_look_at_models_that_were_hashed(module, head, tmp_path):
+    path = tmp_path / "models" / "names" / "owner" / "toy" / "F16" / "toy.gguf"
+    asked = {"state": "listed", "store": str(tmp_path / "models"), "instances": [planned("demo", path)]}
+    assert module(peek=True, **asked)["workers"]["node2"] == head["entries"]
+    shutil.rmtree(tmp_path / "models" / "tensors")
+    assert module(peek=True, **asked)["pending"] is True
+
+
 def test_a_node_that_has_the_file_takes_it_from_its_own_store(module, head, tmp_path):
     found = module(entries=head["entries"], store=str(tmp_path / "models"))
     assert (found["fetched_bytes"], len(found["seeded"])) == (0, 6)
