@@ -10,7 +10,7 @@ from typing import Any
 
 from benchlab import LABCTL, NAME, BenchLab
 from llamalab.names import Lab, rate_bits
-from runs import ROOT, Run, Span
+from runs import BIN, ROOT, Run, Span
 
 POSIX = ROOT / ".cache" / "bench" / "synchronize"  # where the package `ansible` goes, which has ansible.posix
 
@@ -22,7 +22,12 @@ class ModelsLab(BenchLab):
         """Run a playbook with these variables and those of the release. Raises RunFailed."""
         file, groups = self.work / "variables.json", self.work / "groups.json"
         names = [f"node{number}" for number in range(1, self.nodes + 1)]
-        found = {f"first{count}": {"hosts": dict.fromkeys(names[:count])} for count in range(1, self.nodes + 1)}
+        found: dict[str, Any] = {
+            f"first{count}": {"hosts": dict.fromkeys(names[:count])} for count in range(1, self.nodes + 1)
+        }
+        # Where ansible.posix.synchronize runs; it looks here for its Python.
+        here = {"ansible_connection": "local", "ansible_python_interpreter": str(BIN / "python")}
+        found["control"] = {"hosts": {"localhost": here}}
         groups.write_text(json.dumps(found), "utf-8")
         whole = {**self.release, "llamacpp_plan_path": str(self.work / "plan.json"), **variables}
         file.write_text(json.dumps(whole), "utf-8")
