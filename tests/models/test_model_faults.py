@@ -101,7 +101,7 @@ def test_hub_gone_half_way(site: ModelSite) -> None:
         failed = site.end(run).failed()
     finally:
         site.hub.start()
-    assert site.hub.url in failed.output or REPO in failed.output, failed.output[-3000:]
+    assert "run again to go on" in failed.output, failed.output[-3000:]
     site.assert_nothing_named()
     site.finish()
     # Half of it was there: what was sent since is less than all.
@@ -111,7 +111,7 @@ def test_hub_gone_half_way(site: ModelSite) -> None:
 def test_wrong_bytes(site: ModelSite) -> None:
     site.hub.fault("flip", at=site.size // 2, times=0)
     failed = site.site().failed()
-    assert "sha256" in failed.output, failed.output[-3000:]
+    assert "has sha256" in failed.output and "instead of" in failed.output, failed.output[-3000:]
     site.assert_nothing_named()
     site.finish()
 
@@ -193,7 +193,7 @@ def test_a_manifest_that_names_a_missing_or_broken_blob(site: ModelSite, spoil: 
 
 def test_a_quota_smaller_than_the_model(site: ModelSite) -> None:
     failed = site.site(llamacpp_models_quota="8 MiB").failed()
-    assert "quota" in failed.output and "8 MiB" in failed.output, failed.output[-3000:]
+    assert "raise llamacpp_models_quota" in failed.output, failed.output[-3000:]
     assert site.hub.sent < site.size // 2, "it was fetched all the same"
     site.assert_nothing_named()
     site.finish()
