@@ -103,8 +103,8 @@ class ModelSite(Cluster):
         self.hub.fault("slow", rate=int(self.size / seconds), times=0)
 
     def until_fetched(self, share: float) -> None:
-        """Wait until the hub has given this share of the model's bytes."""
-        self.until(f"{share:.0%} of the model", lambda: self.hub.sent >= share * self.size, 300)
+        """Wait until this share of the model's bytes has come. What the hub has sent says less: headers are read, too."""
+        self.until(f"{share:.0%} of the model", lambda: self.incoming(FETCHER) >= share * self.size, 300)
 
     def kill_fetch(self) -> int:
         """Kill what fetches with SIGKILL; return how many processes that were."""
