@@ -103,7 +103,7 @@ class ModelSite(Cluster):
         self.hub.fault("slow", rate=int(self.size / seconds), times=0)
 
     def until_fetched(self, share: float) -> None:
-        """Wait until this share of the model's bytes has come. What the hub has sent says less: headers are read, too."""
+        """Wait until this share of the model's bytes has come; what the hub has sent are headers, too."""
         self.until(f"{share:.0%} of the model", lambda: self.incoming(FETCHER) >= share * self.size, 300)
 
     def kill_fetch(self) -> int:
