@@ -48,6 +48,15 @@ def check_name(name: str) -> str:
     return name
 
 
+def is_name(name: str) -> bool:
+    """Whether a model can be called so."""
+    try:
+        check_name(name)
+    except StoreError:
+        return False
+    return True
+
+
 def check_file(name: str) -> str:
     """Return a file's name as it is. Raises :class:`StoreError` for one that is none, or would lead elsewhere."""
     if not _FILE.fullmatch(name) or len(name) > MAX_FILE:

@@ -5,7 +5,7 @@
 <root>/
   blobs/<sha256>               a file's bytes, verified, never written again
   stamps/<sha256>.json         by what the blob is recognised without reading it: size, mtime and inode
-  manifests/<name>.json        which files a name stands for; written last, removed first
+  manifests/<name>.json        which files a name stands for; written last, removed last
   names/<name>/<file>          hard links to blobs; symbolic links to files that the store does not hold (external)
   used/<name, / as comma>      its time is when the name was last wanted
   incoming/<sha256>.part       a file on its way in; .lock beside it is held by whoever brings it

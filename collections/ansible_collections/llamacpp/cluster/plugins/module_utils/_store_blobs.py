@@ -42,7 +42,7 @@ class Blobs(State):
         before = files.status(path)
         if before is None:
             return "it is gone", ""
-        problem = "it has %d bytes instead of %d" % (before.st_size, file.bytes)
+        problem, found = "it has %d bytes instead of %d" % (before.st_size, file.bytes), ""
         if before.st_size == file.bytes:
             found = files.sha256_of(path, progress.say, what=file.name)
             problem = "" if found == file.sha256 else "its bytes have sha256 %s" % found
@@ -53,13 +53,16 @@ class Blobs(State):
             if info is None or files.marks(info) != files.marks(before):
                 return "", ""  # Replaced meanwhile, by a verified one.
             if problem:
-                return problem, self._quarantine(file.sha256)
+                return problem, self._quarantine(file.sha256, found)
             if not self._stamped(file.sha256, info):
                 self._write_stamp(file.sha256, info)
         return "", ""
 
-    def _quarantine(self, sha256: str) -> str:
-        """Take a blob away, and all links to it, so that nobody loads it any more; return where it is."""
+    def _quarantine(self, sha256: str, found: str) -> str:
+        """Take a blob away, and all links to it, so that nobody loads it any more; return where it is.
+
+        ``found``: its real checksum, or nothing. Where it was adopted from by a link are the same bytes.
+        """
         path = self.blob(sha256)
         moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         target = os.path.join(self.quarantine, "%s.%s" % (sha256, moment))
@@ -72,6 +75,9 @@ class Blobs(State):
             info = files.status(link)
             if info is not None and info.st_ino == inode:
                 os.unlink(link)
+        for real, entry in self.hashes.entries().items():
+            if entry.get("inode") == inode and entry.get("sha256") == sha256:
+                self.hashes.remember(real, dict(entry, sha256=found))
         return target
 
     def _write_stamp(self, sha256: str, info: os.stat_result) -> None:
@@ -86,12 +92,12 @@ class Blobs(State):
         if self.trusted(file):
             files.forget(part)
             return
-        size = os.stat(part).st_size
-        if size != file.bytes:
+        info = self._plain(part, file.name, origin)
+        if info.st_size != file.bytes:
             os.unlink(part)
             raise StoreError(
                 "%s from %s has %d bytes instead of %d; they are thrown away: run again, or ask who publishes it"
-                % (file.name, origin, size, file.bytes)
+                % (file.name, origin, info.st_size, file.bytes)
             )
         self.take(part, file.name, file.role, progress, origin, file.sha256)
 
@@ -99,6 +105,7 @@ class Blobs(State):
         self, part: str, name: str, role: str, progress: Progress, origin: str, expected: str | None = None
     ) -> File:
         """Make a blob of a part whose checksum may not be known; see :meth:`admit`. The part is gone afterwards."""
+        self._plain(part, name, origin)
         try:
             self._check_header(part, name, origin)
             found = files.sha256_of(part, progress.say, what=name)
@@ -108,6 +115,13 @@ class Blobs(State):
             raise
         self._make_ours(part)
         return self._store(part, File(name, found, os.stat(part).st_size, role))
+
+    def _plain(self, part: str, name: str, origin: str) -> os.stat_result:
+        """See that a part is a file: of a link that somebody has put there, what it leads to would become root's."""
+        info = files.status(part)
+        if info is None:
+            raise StoreError("%s from %s: %s is no file; run again" % (name, origin, part))
+        return info
 
     def _check_header(self, path: str, name: str, origin: str) -> None:
         if name.endswith(".gguf"):
@@ -200,15 +214,16 @@ class Blobs(State):
         info = os.stat(real)
         # Nobody knows its checksum yet, so the part is called by where it comes from.
         with self._incoming(files.key_of(real), progress) as part:
-            found = files.sha256_of(real, progress.say, what=name, copy=part)
+            files.forget(part)
             try:
+                found = files.sha256_of(real, progress.say, what=name, copy=part)
                 self._check_hash(name, real, found, expected)
-            except StoreError:
-                os.unlink(part)
+            except (StoreError, OSError):
+                files.forget(part)
                 raise
             self._make_ours(part)
             stored = self._store(part, File(name, found, info.st_size, role))
-        self._remember(real, info, found)
+        self.remember(real, info, found)
         return stored
 
     @contextlib.contextmanager
@@ -223,10 +238,11 @@ class Blobs(State):
         if known is not None:
             return known
         found = files.sha256_of(real, progress.say)
-        self._remember(real, info, found)
+        self.remember(real, info, found)
         return found
 
-    def _remember(self, real: str, info: os.stat_result, sha256: str) -> None:
+    def remember(self, real: str, info: os.stat_result, sha256: str) -> None:
+        """Remember what somebody's file is, as long as it has this size, mtime and inode."""
         seen = {"size": info.st_size, "mtime_ns": info.st_mtime_ns, "inode": info.st_ino, "sha256": sha256}
         with self._changing():
             self.hashes.remember(os.path.realpath(real), seen)

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _store_files as files
@@ -25,6 +25,7 @@ PART_SECONDS = 7 * _DAY
 UNNAMED_SECONDS = _DAY
 # Long enough that somebody looks at it.
 QUARANTINE_SECONDS = 30 * _DAY
+_HASHES_SCRATCH = "..sha256.json."
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -49,6 +50,19 @@ class Swept(NamedTuple):
     bytes: int
 
 
+class _Counted(Progress):
+    """Progress of one file among several."""
+
+    def __init__(self, progress: Progress, number: int, total: int) -> None:
+        super().__init__(None)
+        self.progress = progress
+        self.prefix = "file %d of %d: " % (number, total) if total > 1 else ""
+
+    def say(self, line: str, now: bool = False) -> None:
+        """Say how far the work is; see :class:`Progress`."""
+        self.progress.say(self.prefix + line, now)
+
+
 class Cleaning(Names):
     """Scrubs and sweeps."""
 
@@ -69,8 +83,9 @@ class Cleaning(Names):
             for sha256, info in self._blob_infos().items():
                 if _KEY.fullmatch(sha256) and sha256 not in blobs:
                     blobs[sha256] = (File(sha256, sha256, info.st_size, "other"), [])
-        for file, owners in blobs.values():
-            problem, moved_to = self.recheck(file, progress, mend=not check)
+        for number, (file, owners) in enumerate(blobs.values()):
+            counted = _Counted(progress, number + 1, len(blobs))
+            problem, moved_to = self.recheck(file, counted, mend=not check)
             if problem:
                 findings.append(Finding(tuple(owners), file.name, file.sha256, problem, moved_to))
         for manifest in manifests:
@@ -113,6 +128,9 @@ class Cleaning(Names):
             if os.path.isfile(path):
                 found = files.sha256_of(path, progress.say, what=file.name)
                 problem = "" if found == file.sha256 else "%s has sha256 %s" % (path, found)
+                if problem and not check:
+                    # Its size, time and inode may be as they were: do not trust them again.
+                    self.remember(path, os.stat(path), found)
             if problem:
                 findings.append(Finding((manifest.name,), file.name, file.sha256, problem, ""))
                 if not check:
@@ -121,6 +139,12 @@ class Cleaning(Names):
         return findings
 
     # What killed runs have left
+
+    def room(self, needed: int, quota: int, keep: Iterable[str], check: bool = False) -> list[str]:
+        """Make room; what killed runs have left goes before any model does. See :meth:`Names.room`."""
+        if not check and self.space(quota).short(needed, []):
+            self.sweep()
+        return super().room(needed, quota, keep, check)
 
     def sweep(self, check: bool = False) -> Swept:
         """Remove what nobody will use: parts of a week ago, unnamed blobs of yesterday, links without a manifest.
@@ -136,6 +160,9 @@ class Cleaning(Names):
         now, names = time.time(), self.names()
         scratch = [path for path in files.walk(self.root) if os.path.basename(path).startswith(files.SCRATCH)]
         doomed = dict.fromkeys(scratch)
+        # Somebody may be writing the checksums this moment, without the lock (_textfile.bring).
+        stale = [os.path.join(self.root, name) for name in files.listing(self.root) if name.startswith(_HASHES_SCRATCH)]
+        doomed.update(dict.fromkeys(path for path in stale if now - os.lstat(path).st_ctime > UNNAMED_SECONDS))
         for path in files.walk(self.links):
             if os.path.relpath(os.path.dirname(path), self.links) not in names:
                 doomed[path] = None

@@ -153,7 +153,8 @@ def sha256_of(path: str, say: Callable[[str], None], what: str = "", copy: str |
         os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         cloned = target is not None and _cloned(source.fileno(), target.fileno())
         started, done = time.monotonic(), 0
-        while True:
+        # A file that somebody is still writing would not end.
+        while done <= before.st_size:
             count = source.readinto(buffer)
             if not count:
                 break

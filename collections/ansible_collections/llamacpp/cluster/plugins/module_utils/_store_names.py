@@ -39,20 +39,18 @@ class Names(Blobs):
             stored = self.manifest(manifest.name)
             same = stored is not None and _content(stored) == _content(manifest)
             unlinked = [file for file in manifest.files if not self._linked(file, manifest)]
-            if same and not unlinked:
-                return False
             directory = os.path.join(self.links, manifest.name)
             files.make_directory(directory)
             for file in unlinked:
                 path = manifest.external.get(file.name)
                 files.give_name(path or self.blob(file.sha256), self.path_of(manifest.name, file.name), bool(path))
-            files.sync_directory(directory)
+            if unlinked:
+                files.sync_directory(directory)
             if not same:
                 files.write_durably(self._manifest(manifest.name), _text(manifest))
-            if stored is not None:
-                self._remove_links(manifest.name, {file.name for file in manifest.files})
-                self._drop_unnamed({file.sha256 for file in stored.held})
-        return True
+            before = {file.sha256 for file in stored.held} if stored else set()
+            self._clear(manifest.name, before, manifest)
+        return bool(unlinked) or not same
 
     def _check_place(self, manifest: Manifest) -> None:
         """See that no directory of the readable paths would have to be a file of another model, or the other way."""
@@ -72,29 +70,40 @@ class Names(Blobs):
                 )
 
     def remove(self, name: str) -> int:
-        """Take a name away, then the blobs that nobody names; return their bytes. Finishes what broke off, too."""
+        """Take a name away, and the blobs that nobody else names; return their bytes. Finishes what broke off, too.
+
+        The manifest goes last: until then it tells the next run what has to go. The name is not present from the first
+        step on.
+        """
         with self._changing():
             manifest, path = self.manifest(name), self._manifest(name)
+            freed = self._clear(name, {file.sha256 for file in manifest.held} if manifest else set(), None)
             if os.path.exists(path):
                 os.unlink(path)
                 files.sync_directory(os.path.dirname(path))
-            named = {file.sha256 for file in manifest.held} if manifest else set()
-            # Of a removal that broke off only the links are left to tell.
-            named |= self._linked_blobs(name)
-            freed = self._drop_unnamed(named)
-            self._remove_links(name, set())
             files.remove_empty(os.path.dirname(path), self.manifests)
             files.forget(self._mark(name))
         return freed
 
-    def _remove_links(self, name: str, keep: set[str]) -> None:
-        """Remove the files below a name's readable path, but those of names that go on from there, and ``keep``."""
+    def _clear(self, name: str, before: set[str], after: Manifest | None) -> int:
+        """Remove links and blobs that a name needed ``before`` and not ``after``; return the bytes of the blobs."""
         directory = os.path.join(self.links, name)
-        for file in files.listing(directory):
-            link = os.path.join(directory, file)
-            if file not in keep and (os.path.islink(link) or not os.path.isdir(link)):
-                os.unlink(link)
+        keep = {file.name for file in after.files} if after else set()
+        stale = [os.path.join(directory, file) for file in files.listing(directory) if file not in keep]
+        # Directories are those of names that go on from this one.
+        stale = [link for link in stale if os.path.islink(link) or not os.path.isdir(link)]
+        # Where a run broke off behind the manifest, or the manifest is broken, only the links are left to tell.
+        going = before | (self._linked_blobs(name) if stale else set())
+        if after:
+            going -= {file.sha256 for file in after.held}
+        freed = 0
+        if going:
+            others = frozenset[str]().union(*(model.blobs for model in self.held() if model.name != name))
+            freed = sum(self._drop(sha256) for sha256 in sorted(going - others))
+        for link in stale:
+            os.unlink(link)
         files.remove_empty(directory, self.links)
+        return freed
 
     def _linked_blobs(self, name: str) -> set[str]:
         """Return the blobs that the links of a name lead to."""
@@ -116,11 +125,6 @@ class Names(Blobs):
             blobs = {file.sha256 for file in manifest.held} if manifest else self._linked_blobs(name)
             found.append(Held(name, frozenset(blobs), self.last_used(name)))
         return found
-
-    def _drop_unnamed(self, sha256s: Iterable[str]) -> int:
-        """Remove those blobs that nobody names; return their bytes."""
-        named = frozenset[str]().union(*(model.blobs for model in self.held()))
-        return sum(self._drop(sha256) for sha256 in sorted(set(sha256s) - named))
 
     def _drop(self, sha256: str) -> int:
         """Remove a blob, and what is known of it."""
@@ -149,13 +153,15 @@ class Names(Blobs):
     def uses(self, units: str | None = None, proc: str | None = None) -> dict[str, list[Use]]:
         """Return by name who uses it: units of the collection, and processes that belong to none."""
         found: dict[str, list[Use]] = {}
-        for use in find_uses(_spellings(self.links), units or self.units, proc or self.proc):
-            found.setdefault(os.path.dirname(use.path), []).append(use)
-        by_blob = find_uses(_spellings(self.blobs), units or self.units, proc or self.proc)
-        if by_blob:
-            for model in self.held():
-                found.setdefault(model.name, []).extend(use for use in by_blob if use.path in model.blobs)
-        return {name: uses for name, uses in found.items() if uses}
+        for use in find_uses(_spellings(self.root), units or self.units, proc or self.proc):
+            kind, _slash, tail = use.path.partition("/")
+            if kind == os.path.basename(self.links):
+                found.setdefault(os.path.dirname(tail), []).append(use)
+            elif kind == os.path.basename(self.blobs):
+                for model in self.held():
+                    if tail in model.blobs:
+                        found.setdefault(model.name, []).append(use)
+        return found
 
     def users(self, units: str | None = None, proc: str | None = None) -> dict[str, list[str]]:
         """Return by name the units that name it, and processes such as ``llama-server (process 12)`` of no unit."""
@@ -164,7 +170,7 @@ class Names(Blobs):
     # Room
 
     def space(self, quota: int = 0) -> Space:
-        """Return what there is on the disk, and what the store holds: blobs, and parts on their way in."""
+        """Return what there is on the disk for models, and what the store holds: blobs, and parts on their way in."""
         top = self.root
         while not os.path.isdir(top):
             top = os.path.dirname(top)
@@ -174,7 +180,7 @@ class Names(Blobs):
             info = files.status(path) if not path.endswith(".lock") else None
             # A part may have holes where nothing came yet.
             stored += min(info.st_size, info.st_blocks * 512) if info else 0
-        return Space(disk.f_bavail * disk.f_frsize, stored, quota)
+        return Space(max(0, disk.f_bavail * disk.f_frsize - _SLACK), stored, quota)
 
     def room(self, needed: int, quota: int, keep: Iterable[str], check: bool = False) -> list[str]:
         """Make room for ``needed`` bytes that are still to be written; return the names that were evicted for that.
@@ -193,8 +199,7 @@ class Names(Blobs):
 
     def _choose(self, needed: int, quota: int, keep: set[str]) -> list[str]:
         space = self.space(quota)
-        asked = needed + _SLACK if needed else 0
-        if not space.short(asked, []):
+        if not space.short(needed, []):
             return []
         links = collections.Counter(info.st_ino for info in map(files.status, files.walk(self.links)) if info)
         blobs = {
@@ -203,9 +208,9 @@ class Names(Blobs):
         }
         held = self.held()
         fixed = keep | set(self.users())
-        chosen = choose(asked, space, held, blobs, fixed)
+        chosen = choose(needed, space, held, blobs, fixed)
         if chosen is None:
-            raise StoreError("the store %s %s" % (self.root, refusal(asked, space, held, blobs, fixed)))
+            raise StoreError("the store %s %s" % (self.root, refusal(needed, space, held, blobs, fixed)))
         return chosen
 
 

@@ -21,6 +21,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._manifest import 
     check_file,
     check_name,
     check_sha256,
+    is_name,
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._store_users import PROC, UNIT_DIRECTORY
 
@@ -120,14 +121,15 @@ class State:
         found = []
         for path in files.walk(self.manifests):
             name, extension = os.path.splitext(os.path.relpath(path, self.manifests))
-            if extension == ".json" and not os.path.basename(path).startswith(files.SCRATCH):
+            if extension == ".json" and is_name(name):
                 found.append(name)
         return sorted(found)
 
     def manifest(self, name: str) -> Manifest | None:
         """Return what a name stands for; None where it is not there, or its manifest cannot be understood."""
+        path = self._manifest(name)
         try:
-            with open(self._manifest(name), encoding="utf-8") as stream:
+            with open(path, encoding="utf-8") as stream:
                 manifest = Manifest.from_dict(json.load(stream))
         except (FileNotFoundError, NotADirectoryError, ValueError, StoreError):
             return None
