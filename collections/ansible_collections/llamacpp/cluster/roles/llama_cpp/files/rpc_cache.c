@@ -274,7 +274,8 @@ static bool fill(struct lane *lane) {
     return true;
 }
 
-// The same number of bytes of every lane. With a constant number of lanes the compiler keeps all of it in registers.
+// The same number of bytes of every lane. Unrolled, all of it is in registers; -O2 alone leaves the inner loop a loop,
+// through memory, which is three times as slow.
 #define STEP_TOGETHER(COUNT)                                                                                           \
     static void step_##COUNT(struct lane **lanes, size_t bytes) {                                                      \
         uint64_t hash[COUNT];                                                                                          \
@@ -284,6 +285,7 @@ static bool fill(struct lane *lane) {
             data[lane] = lanes[lane]->block + lanes[lane]->used;                                                       \
         }                                                                                                              \
         for (size_t index = 0; index < bytes; index++) {                                                               \
+            _Pragma("GCC unroll 16")                                                                                   \
             for (int lane = 0; lane < COUNT; lane++) {                                                                 \
                 hash[lane] = (hash[lane] ^ data[lane][index]) * PRIME;                                                 \
             }                                                                                                          \
