@@ -74,7 +74,8 @@ class Fault:
     """What goes wrong, ``times`` times (0: always), where ``path`` (a regular expression) is found in what is asked.
 
     ``kind``: ``status`` (answer ``status`` with ``headers``), ``cut`` (the connection ends before byte ``at`` of the
-    file), ``flip`` (byte ``at`` is wrong), ``slow`` (``rate`` bytes a second), ``norange`` (ranges are ignored),
+    file), ``flip`` (byte ``at`` is wrong), ``slow`` (``rate`` bytes a second), ``stall`` (nothing comes from byte
+    ``at`` on, until ``rate`` is no longer 0), ``norange`` (ranges are ignored),
     ``drop`` (the connection ends without an answer), ``gone`` (at byte ``at`` the hub goes away: everything that is
     asked from then on is dropped, until the faults are replaced).
     """

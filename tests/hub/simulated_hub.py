@@ -26,6 +26,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -93,9 +94,11 @@ class SimulatedHub:
             files = {str(path.relative_to(repo)): path for path in sorted(repo.rglob("*")) if path.is_file()}
             self.add(f"{repo.parent.name}/{repo.name}", files)
 
-    def fault(self, kind: str, **values: Any) -> None:
-        """Add one fault."""
-        self.faults.append(Fault(kind, **values))
+    def fault(self, kind: str, **values: Any) -> Fault:
+        """Add one fault, and return it: what it says can be changed while it strikes."""
+        fault = Fault(kind, **values)
+        self.faults.append(fault)
+        return fault
 
     def heal(self) -> None:
         """Forget all faults and all requests."""
@@ -136,6 +139,7 @@ class _Server(ThreadingHTTPServer):
         for connection in list(self.open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+        self.open.clear()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -317,10 +321,14 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.server.hub
         broken = hub.take(("cut", "gone"), "GET", path)
         flip, slow = hub.take(("flip",), "GET", path), hub.take(("slow",), "GET", path)
+        stall = hub.take(("stall",), "GET", path)
         stop = min(max(broken.at, first), end) if broken else end
         started, done = time.monotonic(), 0
-        for block in blocks(blob.content, first, stop):
+        pause = min(max(stall.at, first), stop) if stall else first
+        for block in chain(blocks(blob.content, first, pause), blocks(blob.content, pause, stop)):
             start = first + done
+            while stall and start >= pause and not stall.rate and self.connection in self.server.open:
+                time.sleep(0.01)
             if flip and start <= flip.at < start + len(block):
                 wrong = bytearray(block)
                 wrong[flip.at - start] ^= 0xFF

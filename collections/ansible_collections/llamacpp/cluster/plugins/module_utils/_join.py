@@ -7,9 +7,10 @@ They are no shards: a shard is a GGUF file of its own (``_split.py``), a piece i
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
-from typing import IO, NamedTuple
+from typing import IO, Callable, NamedTuple
 
 # .part1of2 (mradermacher), .part-aa and .partaa (split(1)), -split-a (TheBloke).
 _NUMBERED = re.compile(r"^(?P<whole>.+)\.part(?P<number>[0-9]{1,4})of(?P<count>[0-9]{1,4})$", re.IGNORECASE)
@@ -76,24 +77,43 @@ def _gaps(pieces: Sequence[str]) -> list[int]:
     return sorted(set(range(1, last + 1)) - {item.number for item in found})
 
 
+class TooLongError(Exception):
+    """Somebody sends more bytes than the piece has."""
+
+
 class Window:
-    """A file from a byte on, as if it began there: what brings one piece writes it behind the pieces before.
+    """``size`` bytes of a file from a byte on, as if they were a file: what brings one piece writes them.
 
     ``stream``: a file open for reading and writing, unbuffered, so that what was written is there when the process
-    is killed. ``start``: where the window begins, in bytes.
+    is killed. ``start``: where the window begins, in bytes. ``wrote`` is told how many bytes each write had.
     """
 
-    def __init__(self, stream: IO[bytes], start: int) -> None:
+    def __init__(
+        self, stream: IO[bytes], start: int, size: int, wrote: Callable[[int], None] = lambda count: None
+    ) -> None:
         self.stream = stream
         self.start = start
+        self.size = size
+        self.wrote = wrote
         stream.seek(start)
 
+    def inner(self, start: int, size: int) -> Window:
+        """Return a part of this window as a window."""
+        return Window(self.stream, self.start + start, size, self.wrote)
+
     def write(self, block: bytes) -> int:
-        """Write all of ``block``; return its length. Raises :class:`OSError`."""
+        """Write all of ``block``; return its length. Raises :class:`TooLongError`, and :class:`OSError`."""
+        if self.tell() + len(block) > self.size:
+            raise TooLongError
         left = memoryview(block)
         while left:
             left = left[self.stream.write(left) :]
+        self.wrote(len(block))
         return len(block)
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, at most ``size``; nothing at the end."""
+        return self.stream.read(min(size, self.size - self.tell()))
 
     def tell(self) -> int:
         """Return the position in the window."""
@@ -106,3 +126,7 @@ class Window:
     def truncate(self) -> int:
         """End the file here."""
         return self.stream.truncate() - self.start
+
+    def have(self) -> int:
+        """Return how many bytes of the window the file has."""
+        return min(self.size, os.fstat(self.stream.fileno()).st_size - self.start)

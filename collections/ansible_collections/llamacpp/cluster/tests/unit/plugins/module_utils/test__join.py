@@ -8,6 +8,7 @@ import pytest
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._join import (
     Piece,
+    TooLongError,
     Window,
     missing_pieces,
     piece,
@@ -46,14 +47,22 @@ def test_missing_pieces_are_named():
     assert missing_pieces(names) == {"m.gguf": [2, 4], "n.gguf": [2]}
 
 
-def test_a_window_begins_where_it_begins(tmp_path):
+def test_a_window_is_a_file_of_its_own(tmp_path):
     path = tmp_path / "f"
     path.write_bytes(b"first")
+    heard = []
     with open(path, "r+b", buffering=0) as stream:
-        window = Window(stream, 5)
-        assert window.tell() == 0
+        window = Window(stream, 5, 15, heard.append)
+        assert (window.tell(), window.have()) == (0, 0)
         window.write(b"second and more")
-        assert window.tell() == 15
+        assert (window.tell(), window.have()) == (15, 15)
+        with pytest.raises(TooLongError):
+            window.write(b"x")
+        window.seek(7)
+        assert window.inner(7, 3).read(100) == b"and"
         window.seek(6)
         window.truncate()
+        assert window.have() == 6
+        assert Window(stream, 0, 5).have() == 5
     assert path.read_bytes() == b"firstsecond"
+    assert heard == [15]

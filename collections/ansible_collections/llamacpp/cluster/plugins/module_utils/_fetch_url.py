@@ -1,0 +1,146 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Files at plain addresses, and files of this node that come in pieces."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_choice import (
+    Checksums,
+    Remote,
+    Wanted,
+    declare,
+)
+from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_parts import BLOCK, BrokenError, FetchError
+from ansible_collections.llamacpp.cluster.plugins.module_utils._http import Client, RemoteError, shown
+from ansible_collections.llamacpp.cluster.plugins.module_utils._join import Window, missing_pieces, piece, whole_files
+
+_CONTENT_RANGE = re.compile(r"^bytes (?:[0-9]+-[0-9]+|\*)/([0-9]+)$")
+
+
+def name_of(address: str) -> str:
+    """Return the name of the file at an address or path."""
+    path = unquote(urlsplit(address).path) if "://" in address else address
+    return posixpath.basename(path)
+
+
+def gather(addresses: Sequence[str], parts: Mapping[str, Remote], checksums: Checksums) -> list[Wanted]:
+    """Return the files that addresses or paths become: pieces are joined in the order of their numbers.
+
+    ``parts``: what is known of each address. Raises :class:`FetchError`, and :class:`_fetch_choice.ChoiceError`.
+    """
+    by_name: dict[str, str] = {}
+    for address in addresses:
+        name = name_of(address)
+        if not name or name in by_name:
+            raise FetchError(
+                "%s: %s; every file needs a name of its own" % (shown(address), name or "it names no file")
+            )
+        by_name[name] = address
+    gaps = missing_pieces(list(by_name))
+    if gaps:
+        whole, numbers = next(iter(gaps.items()))
+        raise FetchError("%s: piece %s is missing; give all of them" % (whole, ", ".join(map(str, numbers))))
+    wanted = []
+    for whole, names in whole_files(list(by_name)).items():
+        found = tuple(parts[by_name[name]] for name in names)
+        known = found[0].sha256 if len(found) == 1 else None
+        wanted.append(Wanted(whole, "model", sum(part.size for part in found), known, found))
+    return declare(wanted, checksums)
+
+
+class UrlSource:
+    """Web servers, for :func:`_fetch_parts.bring`; a part's name is its address."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def look(self, url: str) -> Remote:
+        """Return how large the file at an address is, and what tells it from another one there.
+
+        Raises :class:`FetchError`.
+        """
+        answer = self._open(url, {"Range": "bytes=0-0"})
+        with answer:
+            size = _size(answer)
+            tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+        if size is None:
+            raise FetchError("%s: the server does not say how large it is; copy it by hand and give path" % shown(url))
+        return Remote(url, size, None, "%s %s" % (shown(url), tag))
+
+    def fetch(self, part: Remote, window: Window, have: int) -> None:
+        """Write a part from byte ``have`` on; from the start when the server does not know ranges."""
+        answer = self._open(part.name, {"Range": "bytes=%d-" % have} if have else {})
+        with answer:
+            if have and answer.status != 206:
+                window.seek(0)
+                window.truncate()
+            if _size(answer) not in (None, part.size):
+                raise FetchError("%s: it changed while it was fetched; run again" % shown(part.name))
+            while True:
+                try:
+                    block = answer.read(BLOCK)
+                except (OSError, http.client.HTTPException) as error:
+                    # What had come before it broke is in the exception at best; the next try asks for it again.
+                    raise BrokenError("the connection broke (%s)" % (error or type(error).__name__)) from error
+                if not block:
+                    break
+                window.write(block)
+        if window.have() < part.size:
+            raise BrokenError("the connection ended too early")
+
+    def origin(self, part: Remote) -> str:
+        """Return where a part is from."""
+        return shown(part.name)
+
+    def _open(self, url: str, headers: Mapping[str, str]) -> Any:
+        try:
+            return self._client.open(url, headers)[0]
+        except RemoteError as error:
+            raise FetchError(str(error)) from error
+
+
+def _size(answer: Any) -> int | None:
+    """Return the size of the whole file that an answer is of, in bytes."""
+    found = _CONTENT_RANGE.match(answer.headers.get("Content-Range") or "")
+    if found:
+        return int(found.group(1))
+    length = answer.headers.get("Content-Length") or ""
+    return int(length) if answer.status == 200 and length.isdigit() else None
+
+
+class PathSource:
+    """Files of this node, for :func:`_fetch_parts.bring`; a part's name is its path."""
+
+    def look(self, path: str) -> Remote:
+        """Return how large a file is, and what tells it from another one there. Raises :class:`FetchError`."""
+        try:
+            info = os.stat(path)
+        except OSError as error:
+            raise FetchError("%s: %s on this node; correct path" % (path, (error.strerror or "").lower())) from error
+        return Remote(path, info.st_size, None, "%s %d %d" % (os.path.realpath(path), info.st_mtime_ns, info.st_ino))
+
+    def fetch(self, part: Remote, window: Window, have: int) -> None:
+        """Write a part from byte ``have`` on."""
+        with open(part.name, "rb") as stream:
+            stream.seek(have)
+            for block in iter(lambda: stream.read(BLOCK), b""):
+                window.write(block)
+        if window.have() < part.size:
+            raise FetchError("%s: it became shorter while it was read; run again" % part.name)
+
+    def origin(self, part: Remote) -> str:
+        """Return where a part is from."""
+        return part.name
+
+
+def in_pieces(paths: Sequence[str]) -> bool:
+    """Whether files have to be joined."""
+    return any(piece(name_of(path)) for path in paths)
