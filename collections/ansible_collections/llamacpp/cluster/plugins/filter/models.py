@@ -4,31 +4,60 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 
 def models_from(
-    instances: Iterable[Mapping[str, Any]], place: str, kind: str = "file", nodes: Sequence[str] = ()
+    instances: Iterable[Mapping[str, Any]],
+    place: str,
+    kind: str = "file",
+    nodes: Sequence[str] = (),
+    fetcher: str = "auto",
 ) -> list[dict[str, Any]]:
-    """Select what is read of models on ``place``: controller, or node (the head).
+    """Select what is read of models on ``place``: controller, or node.
 
-    ``kind``: file for single files, one item a quantisation; hub for repositories. ``nodes``: all
-    nodes, of which a single one is the head where the declaration names none. Only ``name``,
-    ``model``, ``quant`` and ``head`` are passed on, so that no API key ends up in a task's result.
+    ``kind``: file for files, one item a quantisation; hub for repositories. ``nodes``: all nodes, of which a single one
+    is the head where the declaration names none. ``fetcher``: who fetches what does not say, and so looks at it.
+    Only ``name``, ``model``, ``quant`` and ``head``, the node that looks, are passed on, so that no API key ends up in
+    a task's result. What is converted has no header to read.
     """
     found = []
     for instance in instances:
         for quant, model in _sources(instance["model"], kind):
             head = _head(instance, nodes)
-            where = model.get("from", "controller" if "path" in model else "node")
+            if model.get("shared"):
+                # Any node sees it.
+                head = head or (nodes[0] if nodes else None)
+            elif "path" not in model and fetcher not in ("auto", "controller"):
+                head = fetcher
             # Before the plan nobody knows the head of an instance that goes anywhere.
-            if (where if head else "controller") == place:
-                found.append({"name": instance["name"], "quant": quant, "model": model, "head": head})
+            if (_reader(model, fetcher) if head else "controller") == place:
+                found.append({"name": instance["name"], "quant": quant, "model": _readable(model), "head": head})
     return found
 
 
+def _reader(model: Mapping[str, Any], fetcher: str) -> str:
+    """Return who reads a model: controller or node."""
+    if model.get("shared"):
+        return "node"
+    default = "controller" if "path" in model or fetcher == "controller" else "node"
+    return str(model.get("from", default))
+
+
+def _readable(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model with one checksum, that of the file that is named, instead of several."""
+    checksums = model.get("sha256")
+    if not isinstance(checksums, Mapping):
+        return dict(model)
+    own = checksums.get(posixpath.basename(str(model.get("path", ""))))
+    return {**{key: value for key, value in model.items() if key != "sha256"}, **({"sha256": own} if own else {})}
+
+
 def _sources(model: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if "convert" in model:
+        return
     if kind == "hub":
         if "repo" in model:
             yield "", dict(model, quants=_names(model.get("quant")))

@@ -22,7 +22,8 @@ class Settings:
     ``memory_margin_mib`` stays free on every device; ``memory_check`` and ``os_check`` switch
     the checks of memory and of the operating system off, for an operator who knows better.
     ``models_quota``: bytes that the store of a node may have, 0 for no limit. ``models_fetcher``: the node that fetches
-    for all, None for the first that needs a model. ``rpc_cache``: workers keep the tensors that they were sent.
+    for all, None for the first that needs a model. ``rpc_cache``: workers keep the tensors that they were sent,
+    ``rpc_cache_quota`` bytes of them at most, 0 for no limit.
     """
 
     models_dir: str = "/var/lib/llamacpp/models"
@@ -30,6 +31,7 @@ class Settings:
     models_transport: str = "auto"
     models_fetcher: str | None = None
     rpc_cache: bool = True
+    rpc_cache_quota: int = 0
     prefix: str = "/opt/llamacpp"
     config_dir: str = "/etc/llamacpp"
     build_dir: str = "/var/cache/llamacpp/build"

@@ -117,7 +117,17 @@ def server_arguments(values: Mapping[str, str], extra: Sequence[str]) -> list[st
     return words + list(extra)
 
 
-def worker_arguments(host: str, port: int, devices: Sequence[str], threads: int | None) -> list[str]:
-    """Return ggml-rpc-server's arguments. ``devices``: llama.cpp's names on that node, e.g. ``CPU``, ``CUDA0``."""
+# The first build whose workers keep weights alone in their cache (RPC protocol 7). Older ones also keep whatever large
+# a model computes, and fill the disk with it.
+RPC_CACHE_FROM = 10985
+
+
+def worker_arguments(
+    host: str, port: int, devices: Sequence[str], threads: int | None, cache: bool = False
+) -> list[str]:
+    """Return ggml-rpc-server's arguments. ``devices``: llama.cpp's names on that node, e.g. ``CPU``, ``CUDA0``.
+
+    ``cache``: keep the weights that it was sent, below ``$LLAMA_CACHE/rpc``.
+    """
     words = ["--host", host, "--port", str(port), "--device", ",".join(devices)]
-    return words + (["--threads", str(threads)] if threads else [])
+    return [*words, *(["--threads", str(threads)] if threads else []), *(["--cache"] if cache else [])]

@@ -59,7 +59,7 @@ def parse_model(problems: list[Problem], variable: str, data: object, from_defau
             fix = "it belongs to %s; leave it out with %s" % (" or ".join(owners), place)
             fields.problem(key, fix, data[key])
     if place == "quants":
-        return _several(problems, fields)
+        return _several(problems, fields, from_default)
     if place == "repo":
         return _hub(problems, fields, from_default)
     convert = _convert(problems, fields) if place == "path" else None
@@ -109,7 +109,7 @@ def _hub(problems: list[Problem], fields: Fields, from_default: str) -> Model:
     return Model(source=_converted(source, convert, model.repo, fields), name=model.name)
 
 
-def _several(problems: list[Problem], fields: Fields) -> Model:
+def _several(problems: list[Problem], fields: Fields, from_default: str) -> Model:
     """Read a model that lies around in several quantisations."""
     any_quant: tuple[str, ...] = ()
     wanted = fields.take("quant", _quant_names, any_quant)
@@ -130,7 +130,7 @@ def _several(problems: list[Problem], fields: Fields) -> Model:
             fix = "give path (a file), url or urls (addresses) of this quantisation"
             own.problem(given[1] if given else "path", fix, own.data[given[1]] if given else None)
             continue
-        source = _source(own, "node")
+        source = _source(own, from_default)
         if source:
             found[str(name)] = source
     for name in wanted:
@@ -198,7 +198,7 @@ def _shard_urls(url: str) -> tuple[str, ...]:
 
 
 def _by_file(fields: Fields, names: list[str], given: Checksums | None, required: bool) -> dict[str, str]:
-    """Return sha256 by the name of a file, of what is kept or of its parts."""
+    """Return sha256 by the name of a file; pieces are checked when they are joined."""
     kept = list(whole_files(names))
     if given is None:
         if required:
@@ -211,14 +211,13 @@ def _by_file(fields: Fields, names: list[str], given: Checksums | None, required
             fields.problem("sha256", fix, given)
         return {kept[0]: given}
     beside = [posixpath.basename(str(item)) for item in fields.data.get("beside") or ()]
-    known = [*kept, *(name for name in names if name not in kept), *beside]
+    known = [*kept, *beside]
     strange = [name for name in given if name not in known]
     if strange:
         fields.problem("sha256", "%s is none of its files (%s)" % (strange[0], listing(known)), strange[0])
         return {}
-    whole = all(name in given for name in kept) or all(name in given for name in names)
-    if required and not whole:
-        missing = [name for name in kept if name not in given]
+    missing = [name for name in kept if name not in given]
+    if required and missing:
         fields.problem("sha256", "that of %s is missing; whoever offers the file publishes it" % listing(missing))
     return dict(given)
 

@@ -129,6 +129,8 @@ def make_plan(
         },
         "nodes": {node: node_json(node, declared, planned, heads, releases) for node in sorted(declared.inventory)},
         "devices": devices_json(draft.pool, declared, planned),
+        "store": {"path": declared.settings.models_dir, "quota": declared.settings.models_quota},
+        "rpc_cache": {"quota": declared.settings.rpc_cache_quota},
         "models": models_json(declared, _in_order(declared, draft), nodes),
         "instances": planned,
     }

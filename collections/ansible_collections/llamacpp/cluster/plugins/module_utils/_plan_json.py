@@ -11,12 +11,17 @@ from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._builds import Release, Releases
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Instance
-from ansible_collections.llamacpp.cluster.plugins.module_utils._flags import server_arguments, worker_arguments
+from ansible_collections.llamacpp.cluster.plugins.module_utils._flags import (
+    RPC_CACHE_FROM,
+    server_arguments,
+    worker_arguments,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._option import Option
 from ansible_collections.llamacpp.cluster.plugins.module_utils._placement import GIB, Knobs, Placement, Share
 from ansible_collections.llamacpp.cluster.plugins.module_utils._pool import CPU, Pool, PoolNode
 from ansible_collections.llamacpp.cluster.plugins.module_utils._ports import Ports
+from ansible_collections.llamacpp.cluster.plugins.module_utils._release import build_number
 from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import Settings
 from ansible_collections.llamacpp.cluster.plugins.module_utils._sources import Offer
 
@@ -64,7 +69,16 @@ def instance_json(
     head = placement.head
     workers = [
         {
-            **_worker(declared, instance.name, node, addresses[node], int(ports.rpc or 0), placement, nodes),
+            **_worker(
+                declared,
+                instance.name,
+                node,
+                addresses[node],
+                int(ports.rpc or 0),
+                placement,
+                nodes,
+                _caches(declared, releases, node),
+            ),
             "release": releases.of_node.get(node),
         }
         for node in instance.workers
@@ -124,6 +138,7 @@ def _worker(
     port: int,
     placement: Placement,
     nodes: Mapping[str, NodeFacts],
+    cache: bool,
 ) -> dict[str, Any]:
     devices = [slot.device.local_name for slot in placement.offload if slot.node == node]
     return {
@@ -132,8 +147,16 @@ def _worker(
         "port": port,
         "unit": "llamacpp-rpc-%s.service" % name,
         "devices": devices,
-        "args": worker_arguments(address, port, devices, threads(declared, node, nodes)),
+        "cache": cache,
+        "args": worker_arguments(address, port, devices, threads(declared, node, nodes), cache),
     }
+
+
+def _caches(declared: Declared, releases: Releases, node: str) -> bool:
+    """Whether a node's workers keep what they were sent; not with a release that nobody knows to do it well."""
+    release = releases.by_id.get(releases.of_node.get(node, ""))
+    number = build_number(str(release.inputs.get("release", ""))) if release else None
+    return declared.settings.rpc_cache and number is not None and number >= RPC_CACHE_FROM
 
 
 def _server_values(

@@ -74,19 +74,29 @@ def read_headers(
 
 
 def read_addresses(urls: Sequence[str], token: str | None = None, timeout: float = 30) -> ModelFacts:
-    """Return the facts of the model whose files, or pieces of them (``_join``), are at ``urls``.
+    """Return the facts of the model whose files are at ``urls``; see :func:`address_headers`."""
+    model = address_headers(urls, token, timeout)
+    return describe(model.headers, model.names)
 
-    ``token`` and ``timeout`` as for :func:`read_headers`, which also says what is raised.
+
+def address_headers(urls: Sequence[str], token: str | None = None, timeout: float = 30, whole: bool = False) -> Model:
+    """Read the headers of the model whose files, or pieces of them (``_join``), are at ``urls``.
+
+    Other arguments as for :func:`read_headers`, which also says what is raised.
     """
     from ansible_collections.llamacpp.cluster.plugins.module_utils import _hub, _range
 
     places = {posixpath.basename(unquote(urlsplit(url).path)): url for url in urls}
     files = whole_files(list(places))
     client = _hub.hub_client(token, timeout)
+    fetched = 0
 
     def read(item: str) -> Header:
+        nonlocal fetched
         with _range.JoinedSource(client, [places[piece] for piece in files[item]]) as source:
-            return parse(source)
+            header = parse(source, whole)
+            fetched += source.fetched
+        return header
 
     name = next(iter(files))
     first = read(name)
@@ -94,7 +104,7 @@ def read_addresses(urls: Sequence[str], token: str | None = None, timeout: float
     missing = [item for item in names if item not in files]
     if missing:
         raise GgufError("path", 0, "of its %d files, %s has no address" % (len(names), missing[0]))
-    return describe(_all(first, name, names, read), names)
+    return Model(_all(first, name, names, read), tuple(names), fetched)
 
 
 def _remote(place: str, revision: str | None, token: str | None, timeout: float, whole: bool) -> Model:

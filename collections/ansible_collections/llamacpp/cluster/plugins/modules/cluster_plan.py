@@ -119,6 +119,12 @@ plan:
     devices:
       description: By node, every device with its C(memory_bytes), the C(uses) of each instance, margin and free bytes.
       type: dict
+    store:
+      description: C(path) of the store on nodes, and its C(quota) in bytes, 0 for no limit.
+      type: dict
+    rpc_cache:
+      description: C(quota) of the caches of workers in bytes, 0 for no limit.
+      type: dict
     models:
       description:
         - By name in the store, the C(files) of each model, where they come from (C(source)), who needs them

@@ -26,6 +26,11 @@ options:
       - A server without ranges is read as far as necessary.
       - The environment variable E(HF_ENDPOINT) names another hub.
     type: str
+  urls:
+    description:
+      - Addresses of all files of a model, or of the pieces (C(.part1of2)) that its file was cut into, instead of O(url).
+    type: list
+    elements: str
   revision:
     description: Branch, tag or commit of an C(hf://) address.
     type: str
@@ -224,7 +229,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError
 from ansible_collections.llamacpp.cluster.plugins.module_utils._hash_cache import HashCache
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import describe, tensor_list
-from ansible_collections.llamacpp.cluster.plugins.module_utils._read_model import read_headers
+from ansible_collections.llamacpp.cluster.plugins.module_utils._read_model import address_headers, read_headers
 
 
 def verified(module: AnsibleModule, path: str) -> str | None:
@@ -247,6 +252,7 @@ def main() -> None:
         argument_spec={
             "path": {"type": "path"},
             "url": {"type": "str"},
+            "urls": {"type": "list", "elements": "str"},
             "revision": {"type": "str"},
             "token": {"type": "str", "no_log": True},
             "timeout": {"type": "int", "default": 30},
@@ -255,21 +261,23 @@ def main() -> None:
             "tensors": {"type": "bool", "default": False},
             "metadata": {"type": "str", "choices": ["summary", "full"], "default": "summary"},
         },
-        mutually_exclusive=[("path", "url")],
-        required_one_of=[("path", "url")],
+        mutually_exclusive=[("path", "url", "urls")],
+        required_one_of=[("path", "url", "urls")],
         supports_check_mode=True,
     )
     params = module.params
-    place = params["url"] or os.path.abspath(params["path"])
+    whole = params["metadata"] == "full"
+    place = params["url"] or (params["urls"] or [""])[0] or os.path.abspath(params["path"])
     try:
-        model = read_headers(
-            place, params["revision"], params["token"], params["timeout"], params["metadata"] == "full"
-        )
+        if params["urls"]:
+            model = address_headers(params["urls"], params["token"], params["timeout"], whole)
+        else:
+            model = read_headers(place, params["revision"], params["token"], params["timeout"], whole)
         facts = describe(model.headers, model.names, verified(module, place))
     except GgufError as error:
         module.fail_json(msg="%s: %s" % (place, error))
     except OSError as error:
-        module.fail_json(msg=str(error) if params["url"] else "%s: %s" % (place, error))
+        module.fail_json(msg="%s: %s" % (place, error) if params["path"] else str(error))
     gguf: dict[str, Any] = facts.as_dict()
     if params["tensors"]:
         gguf["tensors"] = tensor_list(model.headers, model.names)

@@ -13,9 +13,9 @@ ADDRESS = {"url": "https://h/m.gguf"}
 REPO = {"repo": "owner/name", "quant": ["Q8_0"]}
 
 
-def selected(place, kind="file", known=(), **instance):
+def selected(place, kind="file", known=(), fetcher="auto", **instance):
     """Return (quantisation, head) of what is read there; every instance has a secret."""
-    found = models_from([{"name": "a", "api_keys": ["s3cret"], **instance}], place, kind, known)
+    found = models_from([{"name": "a", "api_keys": ["s3cret"], **instance}], place, kind, known, fetcher)
     assert "s3cret" not in str(found)
     return [(item["quant"], item["head"]) for item in found]
 
@@ -55,3 +55,34 @@ def test_repositories():
     assert (
         models_from([{"name": "a", "model": dict(REPO, quant="auto")}], "controller", "hub")[0]["model"]["quants"] == []
     )
+
+
+@pytest.mark.parametrize(
+    ("fetcher", "controller", "node"),
+    [("auto", [], [("", "n1")]), ("controller", [("", "n1")], []), ("n2", [], [("", "n2")])],
+)
+@pytest.mark.parametrize(("model", "kind"), [(ADDRESS, "file"), (REPO, "hub")])
+def test_who_fetches_looks(model, kind, fetcher, controller, node):
+    declared = {"model": model, "nodes": ["n1"], "kind": kind, "fetcher": fetcher}
+    assert (selected("controller", **declared), selected("node", **declared)) == (controller, node)
+
+
+def test_a_file_of_the_control_node_stays_there():
+    declared = {"model": FILE, "nodes": ["n1"], "fetcher": "n2"}
+    assert selected("controller", **declared) == [("", "n1")]
+
+
+def test_what_all_nodes_see_is_read_by_any():
+    assert selected("node", known=["n1", "n2"], model=dict(FILE, shared=True)) == [("", "n1")]
+
+
+def test_of_several_checksums_that_of_the_named_file_is_compared():
+    declared = dict(FILE, sha256={"m.gguf": "aa", "mmproj.gguf": "bb"})
+    (item,) = models_from([{"name": "a", "model": declared}], "controller")
+    assert item["model"] == {"path": "/m.gguf", "sha256": "aa"}
+    (item,) = models_from([{"name": "a", "model": dict(FILE, sha256={"mmproj.gguf": "bb"})}], "controller")
+    assert item["model"] == FILE
+
+
+def test_what_is_converted_has_no_header_yet():
+    assert selected("controller", model=dict(FILE, convert={"outtype": "f16"})) == []

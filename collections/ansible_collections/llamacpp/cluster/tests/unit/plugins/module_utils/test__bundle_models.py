@@ -22,7 +22,10 @@ URL = "https://models.example.org/small.gguf"
 def plan(source, *names, declared="", quant="Q8_0", fetcher="node1"):
     """Return a plan in which these instances have one model."""
     model = {"name": "o/r/Q8_0", "quant": quant}
-    files = [{"name": "small.gguf", "sha256": SHA}, {"name": "mmproj.gguf", "sha256": None}]
+    files = [
+        {"name": "small.gguf", "sha256": SHA, "role": "model"},
+        {"name": "mmproj.gguf", "sha256": None, "role": "mmproj"},
+    ]
     return {
         "instances": [{"name": name, "declared": declared, "model": model} for name in names],
         "models": {"o/r/Q8_0": {"source": source, "fetcher": fetcher, "files": files}},
@@ -44,6 +47,7 @@ def test_each_model_is_taken_once_and_says_who_needs_it():
     declared = [{"name": name, "model": {"url": URL, "sha256": SHA, "name": "o/r/Q8_0"}} for name in ("one", "two")]
     (item,) = planned_models(plan({"urls": [URL], "from": "node"}, "one", "two"), declared)
     assert (item["name"], item["source"]["urls"], item["checksums"]) == ("o/r/Q8_0", [URL], {"small.gguf": SHA})
+    assert item["files"] == ["small.gguf"]
     assert item["details"] == {"origin": {"url": URL}, "quant": "", "model": "o/r/Q8_0", "needed_by": ["one", "two"]}
 
 

@@ -30,6 +30,7 @@ def test_a_worker():
         "--host", "10.0.0.2", "--port", "50052", "--device", "CUDA0,CUDA1", "--threads", "16",
     ]  # fmt: skip
     assert "--threads" not in _flags.worker_arguments("10.0.0.2", 50052, ["CPU"], None)
+    assert _flags.worker_arguments("10.0.0.2", 50052, ["CPU"], None, cache=True)[-1] == "--cache"
 
 
 @pytest.mark.parametrize("flag", _flags.FLAGS, ids=lambda flag: flag.name)

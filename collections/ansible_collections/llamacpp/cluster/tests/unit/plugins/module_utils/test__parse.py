@@ -421,17 +421,12 @@ def test_the_files_of_a_split_model_lie_beside_each_other():
     assert source.urls == tuple("https://h/x/%s?y=1" % name for name in names)
 
 
-@pytest.mark.parametrize("named", [["big.gguf"], ["big.gguf.part1of2", "big.gguf.part2of2"]])
-def test_pieces_become_one_file(named):
+@pytest.mark.parametrize("sha256", [SHA, {"big.gguf": SHA}])
+def test_pieces_become_one_file(sha256):
     urls = ["https://h/big.gguf.part%dof2" % number for number in (1, 2)]
-    source = parsed_source({"urls": urls, "sha256": {name: SHA for name in named}})
-    assert (source.name, source.file, list(source.checksums)) == ("big", "big.gguf", named)
+    source = parsed_source({"urls": urls, "sha256": sha256})
+    assert (source.name, source.file, source.checksums) == ("big", "big.gguf", {"big.gguf": SHA})
     assert source.urls == tuple(urls)
-
-
-def test_one_checksum_of_pieces_is_that_of_the_whole():
-    urls = ["https://h/big.gguf.part%dof2" % number for number in (1, 2)]
-    assert parsed_source({"urls": urls, "sha256": SHA}).checksums == {"big.gguf": SHA}
 
 
 def test_a_path_that_all_nodes_see_needs_no_head():

@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._flags import RPC_CACHE_FROM
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import Shard
 from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import make_plan, plan_json
@@ -120,7 +121,8 @@ def test_the_lab():
         "port": 50052,
         "unit": "llamacpp-rpc-demo.service",
         "devices": ["CPU"],
-        "args": ["--host", "10.0.1.12", "--port", "50052", "--device", "CPU", "--threads", "4"],
+        "cache": True,
+        "args": ["--host", "10.0.1.12", "--port", "50052", "--device", "CPU", "--threads", "4", "--cache"],
         "release": item["release"],
     }
     middle = item["devices"][1]
@@ -243,6 +245,23 @@ def test_one_cpu_node():
         "firewall": [],
     }
     assert plan["releases"][item["release"]]["nodes"] == list(nodes())
+
+
+@pytest.mark.parametrize(
+    ("release", "settings", "cache"),
+    [
+        ("b%d" % RPC_CACHE_FROM, {}, True),
+        # Its workers would fill their disks.
+        ("b%d" % (RPC_CACHE_FROM - 1), {}, False),
+        ("c0ffee" + "0" * 34, {}, False),
+        ("b11434", {"rpc_cache": False}, False),
+    ],
+)
+def test_workers_keep_weights_where_they_do_it_well(release, settings, cache):
+    declared = accept(instance(), release=release, settings=settings)
+    (item,) = make_plan(declared, nodes(), {"demo": model()})["instances"]
+    assert [worker["cache"] for worker in item["workers"]] == [cache, cache]
+    assert all(("--cache" in worker["args"]) is cache for worker in item["workers"])
 
 
 def test_a_model_from_an_address_keeps_its_checksum():

@@ -1,0 +1,105 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What is to be done for the models of a plan: filters of role models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _model_seeds, _model_work
+
+
+def found_stores(nodes: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], register: str) -> dict[str, Any]:
+    """Return what model_info said, by node; nodes that were not asked are left out."""
+    return {
+        node: hostvars[node][register]
+        for node in nodes
+        if register in hostvars[node] and "models" in hostvars[node][register]
+    }
+
+
+def fetched_models(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the manifests that loops of model have brought, by name."""
+    return {
+        result["manifest"]["name"]: _model_work.portable(result["manifest"])
+        for loop in results
+        for result in loop.get("results", ())
+        if result.get("manifest")
+    }
+
+
+def share_sources(
+    plan: Mapping[str, Any],
+    work: Sequence[Mapping[str, Any]],
+    node: str,
+    known: Mapping[str, Mapping[str, Any]],
+    hostvars: Mapping[str, Mapping[str, Any]],
+    register: str,
+) -> dict[str, list[dict[str, str]]]:
+    """Return, by model, where a node can take its files; ``register``: results of fabric_share."""
+    seeds = {seed for item in work for seed in item["seeds"]}
+    urls = {seed: (hostvars[seed].get(register) or {}).get("urls") or [] for seed in seeds}
+    return _model_work.share_sources(plan, work, node, known, urls)
+
+
+def model_seeding(
+    plan: Mapping[str, Any], nodes: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], path: str, work: Any
+) -> dict[str, list[str]]:
+    """Return which nodes' caches are to be seeded, with the heads that know with what; ``path``: of their stamps."""
+    seeded = {
+        node: (hostvars[node]["preflight_node"]["node"]["managed"].get(path) or {}).get("sha256")
+        for node in nodes
+        if "node" in hostvars[node].get("preflight_node", {})
+    }
+    return _model_seeds.to_seed(plan, seeded, work)
+
+
+def seed_entries(
+    nodes: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], register: str, node: str
+) -> list[Mapping[str, Any]]:
+    """Return the entries that a node's cache needs; ``nodes``: heads that listed them, as ``register`` has it."""
+    listed = {head: hostvars[head][register] for head in nodes if register in hostvars[head]}
+    return _model_seeds.entries(listed, node)
+
+
+def seed_sources(
+    heads: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], listed: str, shared: str
+) -> list[dict[str, str]]:
+    """Return what heads offer: for each, addresses by sha256; registered: ``listed`` of rpc_cache, ``shared``."""
+    found = []
+    for head in heads:
+        files = (hostvars[head].get(listed) or {}).get("files") or {}
+        urls = (hostvars[head].get(shared) or {}).get("urls") or []
+        found.append(dict(zip(files, urls)))
+    return [source for source in found if source]
+
+
+def words(work: Sequence[Mapping[str, Any]], node: str) -> list[str]:
+    """Return what a run does on a node, a sentence each."""
+    return [word for item in work for word in _model_work.work_words(item, node)]
+
+
+class FilterModule:
+    """Filters of this file."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return name -> function."""
+        return {
+            "fetched_models": fetched_models,
+            "found_stores": found_stores,
+            "model_fetches": _model_work.fetch_items,
+            "model_known": _model_work.known_manifests,
+            "model_locals": _model_work.local_models,
+            "model_manifests": _model_work.manifests,
+            "model_seeding": model_seeding,
+            "model_shares": _model_work.shared_files,
+            "model_source": _model_work.source_options,
+            "model_sources": share_sources,
+            "model_words": words,
+            "model_work": _model_work.model_work,
+            "seed_entries": seed_entries,
+            "seed_instances": _model_seeds.headed,
+            "seed_sources": seed_sources,
+            "seed_stamp": _model_seeds.stamp,
+        }
