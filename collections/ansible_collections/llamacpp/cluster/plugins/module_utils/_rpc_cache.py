@@ -97,7 +97,7 @@ class Cache:
                 self._record = self.record()
                 for name in os.listdir(self.directory):
                     if name.startswith(_TEMPORARY):
-                        os.unlink(os.path.join(self.directory, name))
+                        _discard(os.path.join(self.directory, name))
                 try:
                     yield
                 finally:
@@ -253,7 +253,7 @@ class Cache:
                 "llamacpp_rpc_cache_quota = %s: the workers of this node need %s; raise it, or set "
                 "llamacpp_rpc_cache: false" % (size_text(quota), size_text(kept))
             )
-        self._forget_parts(set(parts) - {entry.hash for entry in missing})
+        self.forget_parts(set(parts) - {entry.hash for entry in missing})
         to_write = coming - sum(min(parts.get(entry.hash, 0), entry.bytes) for entry in missing)
         if to_write > self._free():
             self.empty_quarantine(0)
@@ -287,21 +287,30 @@ class Cache:
         # A worker wrote it by itself.
         return os.lstat(os.path.join(self.directory, name)).st_mtime, name
 
-    def _forget_parts(self, names: Iterable[str]) -> None:
+    def forget_parts(self, names: Iterable[str]) -> None:
+        """Remove what is under way of some entries."""
         for name in names:
-            os.unlink(os.path.join(self.incoming, name))
+            _discard(os.path.join(self.incoming, name))
 
     def empty_quarantine(self, seconds: float) -> None:
         """Remove what has been in quarantine for so long."""
         for name in os.listdir(self.quarantined):
             path = os.path.join(self.quarantined, name)
             if time.time() - os.lstat(path).st_ctime >= seconds:
-                os.unlink(path)
+                _discard(path)
 
     def scrub(self) -> list[Finding]:
         """Hash all entries; what is wrong goes to quarantine."""
         self.empty_quarantine(QUARANTINE_SECONDS)
         return self._judge(self._hasher.check(self.directory, sorted(self.entries())))
+
+
+def _discard(path: str) -> None:
+    """Remove what is there, whatever it is."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
 
 
 def _same(item: Any, info: os.stat_result) -> bool:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import threading
@@ -50,8 +51,18 @@ class Fetch:
     def run(self, entries: Sequence[Entry]) -> None:
         """Bring entries, and name each that is right. What was brought by the time of an error stays for the next run.
 
-        Raises :class:`RpcCacheError` when nobody has an entry, and :class:`OSError`.
+        When the disk is full, nothing stays. Raises :class:`RpcCacheError`.
         """
+        try:
+            self._run(entries)
+        except RpcCacheError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._cache.forget_parts(entry.hash for entry in entries)
+            raise RpcCacheError("%s: %s" % (self._cache.incoming, error.strerror or error)) from error
+
+    def _run(self, entries: Sequence[Entry]) -> None:
         total = sum(entry.bytes for entry in entries)
         started = time.monotonic()
         # The large ones first, so that none comes alone in the end.

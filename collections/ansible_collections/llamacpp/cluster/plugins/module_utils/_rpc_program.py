@@ -3,7 +3,7 @@
 """FNV-1a-64 of ranges of files, by the program of a release, or by Python where that is little.
 
 A release that this collection compiled has ``bin/llamacpp-rpc-cache`` (source: roles/llama_cpp/files/rpc_cache.c,
-which says what it reads and writes). Python does 8 MB/s where the program does more than 1 GB/s.
+which says what it reads and writes). Python does 8 MB/s where the program does 5 GB/s a core.
 """
 
 from __future__ import annotations

@@ -184,12 +184,19 @@ def test_a_broken_record_means_hashing_again(cache, file):
 
 
 def test_what_a_killed_run_left_is_removed(cache):
-    os.makedirs(cache.directory)
-    left = os.path.join(cache.directory, ".seed-123-0")
-    with open(left, "wb") as stream:
-        stream.write(b"half")
+    write(cache, b"half", ".seed-123-0")
+    os.makedirs(os.path.join(cache.directory, ".seed-a-directory", "in it"))
     with held(cache):
-        assert not os.path.exists(left)
+        assert os.listdir(cache.directory) == []
+
+
+def test_a_directory_under_the_name_of_an_entry_is_no_entry(cache, monkeypatch):
+    os.makedirs(os.path.join(cache.directory, NAMES[0], "in it"))
+    with held(cache):
+        assert [finding.name for finding in cache.scrub()] == [NAMES[0]]
+        monkeypatch.setattr(_rpc_cache, "QUARANTINE_SECONDS", -1)
+        cache.scrub()
+    assert os.listdir(cache.quarantined) == []
 
 
 def test_quota_evicts_what_was_needed_longest_ago(cache, file):

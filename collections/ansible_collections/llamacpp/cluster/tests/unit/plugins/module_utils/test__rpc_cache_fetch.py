@@ -161,6 +161,17 @@ def test_a_part_that_is_longer_than_its_entry_begins_anew(cache, peer):
     assert complete(cache)
 
 
+def test_a_disk_that_is_full_keeps_no_parts(cache, peer):
+    with cache.lock("a test", 0, lambda line: None):
+        for item in ENTRIES:
+            os.symlink("/dev/full", os.path.join(cache.incoming, item.hash))
+    with pytest.raises(RpcCacheError, match="rpc-incoming: No space left on device"):
+        fetch(cache, peer())
+    assert (os.listdir(cache.incoming), cache.entries()) == ([], {})
+    fetch(cache, peer())
+    assert complete(cache)
+
+
 def test_nobody_to_ask(cache):
     assert fetch(cache, entries=[]) == 0
     with pytest.raises(RpcCacheError, match="no node gives the file %s for the RPC cache: run again" % SHA256):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import sys
 
 import pytest
 
@@ -127,6 +128,55 @@ def test_a_disk_that_fills_up_leaves_nothing_half(file, cache, tmp_path):
     with pytest.raises(RpcCacheError, match=r"rpc: File too large"):
         Program(str(limited), Progress(None)).seed(file, [Range(0, 1000), Range(0, len(DATA))], str(cache))
     assert all((cache / name).read_bytes() == DATA[:1000] for name in left(cache))
+
+
+@needs_compiler
+def test_killed_at_any_moment_no_name_has_other_bytes(tmp_path, cache):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(DATA * 64)
+    ranges = [Range(index * 1000, 1_000_000 + index) for index in range(40)]
+    lines = "".join("%d %d\n" % item for item in ranges)
+    expected = dict(zip(Program(compiled(), Progress(None)).hash(str(path), ranges), ranges))
+    for enough in (1, 8, 20, 35):
+        process = subprocess.Popen(
+            [compiled(), "--threads", "2", "seed", path, cache],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        process.stdin.write(lines)
+        process.stdin.close()
+        while process.poll() is None and len(left(cache)) < enough:
+            pass
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        for name in left(cache):
+            if not name.startswith(".seed-"):
+                item = expected[name]
+                with open(path, "rb") as stream:
+                    stream.seek(item.offset)
+                    assert (cache / name).read_bytes() == stream.read(item.bytes)
+    Program(compiled(), Progress(None)).seed(str(path), ranges, str(cache))
+    assert {name for name in left(cache) if not name.startswith(".seed-")} == set(expected)
+
+
+@needs_compiler
+def test_the_program_ends_with_whoever_asked(tmp_path):
+    """Without its lock, an entry that comes later would be in the way of the next run."""
+    path = tmp_path / "endless"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    code = "import subprocess, sys; subprocess.run(sys.argv[1:], input='0 %d\\n', text=True)" % (1 << 40)
+    asker = subprocess.Popen(
+        [sys.executable, "-c", code, compiled(), "--threads", "1", "hash", path], stdout=subprocess.PIPE, text=True
+    )
+    with asker:
+        # It says how far it is; so it runs.
+        assert asker.stdout.readline() == "= %d\n" % (64 << 20)
+        asker.kill()
+        # The pipe is closed when the last of them is gone.
+        asker.stdout.read()
 
 
 @needs_compiler
