@@ -176,7 +176,7 @@ class Models:
             ),
         }
         # The module's own start is in both of its runs.
-        whole, nothing = (self._scrub(names) for names in ([self._name()], []))
+        whole, nothing = (self._store_seconds(state) for state in ("scrubbed", "swept"))
         found["scrub"] = round(self.bytes / max(whole - nothing, 0.001))
         return found
 
@@ -260,20 +260,15 @@ class Models:
         (instance,) = self._plan()["instances"]
         return dict(instance)
 
-    def _name(self) -> str:
-        (name,) = self._plan()["models"]
-        return str(name)
-
     def _rate(self, script: str, size: int, before: str = "true") -> int:
         """Bytes a second of a command on node1, the best of some: others use this machine, too."""
         clock = f"{before}; a=$(date +%s%N); {script}; b=$(date +%s%N); echo $((b - a))"
         best = min(int(self.lab.shell("node1", clock).split()[-1]) for _ in range(self.repeats))
         return round(size * 1e9 / best)
 
-    def _scrub(self, names: list[str]) -> float:
+    def _store_seconds(self, state: str) -> float:
         began = time.monotonic()
-        arguments = {"state": "scrubbed", "store": STORE, "names": names}
-        self.lab.module("node1", "llamacpp.cluster.model_store", arguments)
+        self.lab.module("node1", "llamacpp.cluster.model_store", {"state": state, "store": STORE})
         return time.monotonic() - began
 
     def _empty_cache(self) -> None:

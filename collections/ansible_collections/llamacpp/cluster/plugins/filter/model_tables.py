@@ -21,15 +21,18 @@ def stores_table(hostvars: Mapping[str, Mapping[str, Any]], nodes: list[str], re
     )
 
 
-def scrub_table(
+def scrub_report(
     hostvars: Mapping[str, Mapping[str, Any]], nodes: list[str], store: str = "model_store", cache: str = "rpc_cache"
 ) -> str:
-    """Return the table; nodes that did not answer are left out."""
-    return _model_tables.scrub_table(
+    """Return the report; nodes that did not answer are left out, and caches that nobody looked at."""
+    return _model_tables.scrub_report(
         {
-            node: (hostvars[node][store], hostvars[node][cache])
+            node: (
+                hostvars[node][store],
+                hostvars[node][cache] if "findings" in hostvars[node].get(cache, {}) else {},
+            )
             for node in nodes
-            if all("findings" in hostvars[node].get(register, {}) for register in (store, cache))
+            if "findings" in hostvars[node].get(store, {})
         }
     )
 
@@ -40,7 +43,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return name -> function."""
         return {
-            "scrub_table": scrub_table,
+            "scrub_report": scrub_report,
             "search_table": _model_tables.search_table,
             "stores_table": stores_table,
         }

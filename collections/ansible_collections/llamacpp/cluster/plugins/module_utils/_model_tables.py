@@ -13,8 +13,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import s
 WIDTH = 110
 # Characters of a reason. The planner names every device and what would fit instead; the result of the module has all.
 REASON = 160
-STORES = ("node", "model", "size", "own", "state", "used by", "since", "last wanted")
-FINDINGS = ("node", "what", "problem", "moved to")
+STORES = ("node", "model", "size", "own", "state", "here since", "last wanted", "running since", "used by")
 _FITS = {True: "yes", False: "no", None: "?"}
 _INDENT = "  "
 
@@ -49,7 +48,7 @@ def search_table(found: Mapping[str, Any]) -> str:
 def stores_table(nodes: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what is in the stores, a line a model, and what each store takes and has left.
 
-    ``nodes``: node -> result of module model_info.
+    ``nodes``: node -> result of module model_info. Times in UTC.
     """
     rows = [list(STORES)]
     for node, found in nodes.items():
@@ -58,11 +57,14 @@ def stores_table(nodes: Mapping[str, Mapping[str, Any]]) -> str:
             rows.append([shown, *_cells(model)])
             shown = ""
         for name in found["missing"]:
-            rows.append([shown, name, "", "", "missing", "", "", ""])
+            rows.append([shown, name, "", "", "missing", *[""] * (len(STORES) - 5)])
             shown = ""
         if shown:
             rows.append([shown, "none", *[""] * (len(STORES) - 2)])
-    lines = [*_columns(rows), ""]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(STORES))]
+    lines = [_INDENT.join(_cell(*part) for part in zip(row, widths, STORES)).rstrip() for row in rows]
+    lines.insert(1, _INDENT.join("-" * width for width in widths))
+    lines.append("")
     for node, found in nodes.items():
         lines.append(
             "%s: %s in its store, %s free" % (node, size_text(found["store_bytes"]), size_text(found["free_bytes"]))
@@ -70,34 +72,32 @@ def stores_table(nodes: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def scrub_table(nodes: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
-    """Return what was found wrong, a line each, and what to do.
+def scrub_report(nodes: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    """Return what was found wrong, and what to do.
 
-    ``nodes``: node -> results of modules model_store and rpc_cache, both with the state scrubbed.
+    ``nodes``: node -> results of modules model_store and rpc_cache with the state scrubbed; the second one is empty for
+    a node without a cache.
     """
-    rows = [list(FINDINGS)]
+    lines: list[str] = []
     models = False
     for node, (store, cache) in nodes.items():
-        for item in store["findings"]:
-            what = "%s %s" % (", ".join(item["names"]) or "(no name)", item["file"])
-            rows.append([node, what.strip(), item["problem"], item["moved_to"]])
-            models = True
-        rows += [[node, "cached tensor %s" % item["name"], item["why"], item["path"]] for item in cache["findings"]]
-    lines = _columns(rows) if len(rows) > 1 else ["Every file is what its name says."]
+        found = [("%s %s" % (", ".join(item["names"]), item["file"]), item) for item in store["findings"]]
+        models = models or bool(found)
+        found += [
+            ("cached tensor %s" % item["name"], {"problem": item["why"], "moved_to": item["path"]})
+            for item in cache.get("findings", ())
+        ]
+        for what, item in found:
+            lines += _wrapped("%s: %s: %s" % (node, what.strip(), item["problem"]), "", _INDENT)
+            lines += [_INDENT + "now in %s" % item["moved_to"]] if item["moved_to"] else []
+    lines = lines or ["Every file is what its name says."]
     lines.append("")
     for node, (_store, cache) in nodes.items():
-        lines.append("%s: %d cached tensors, %s" % (node, cache["entries"], size_text(cache["bytes"])))
+        if cache:
+            lines.append("%s: %d cached tensors, %s" % (node, cache["entries"], size_text(cache["bytes"])))
     if models:
-        lines.append("These models are missing now where they were found broken: run playbooks/site.yml.")
-    return "\n".join(lines)
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a table, a rule below its first row."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [_INDENT.join(_cell(*part) for part in zip(row, widths, rows[0])).rstrip() for row in rows]
-    lines.insert(1, _INDENT.join("-" * width for width in widths))
-    return lines
+        lines.append("What was found broken is missing now: run playbooks/site.yml, which brings it again.")
+    return "\n".join(lines).rstrip()
 
 
 def _all(repositories: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -161,9 +161,10 @@ def _cells(model: Mapping[str, Any]) -> list[str]:
         size_text(model["bytes"]),
         size_text(model["own_bytes"]),
         "complete" if model["complete"] else "incomplete",
-        ", ".join(model["used_by"]),
         str(model["created"] or "")[:10],
         str(model["last_used"] or "")[:10],
+        str(model["used_since"] or "")[:16].replace("T", " "),
+        ", ".join(model["used_by"]),
     ]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.llamacpp.cluster.plugins.filter.model_tables import scrub_table, stores_table
+from ansible_collections.llamacpp.cluster.plugins.filter.model_tables import scrub_report, stores_table
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _model_tables
 
 GIB = 1 << 30
@@ -92,13 +92,21 @@ def model(name, **more):
         "used_by": [],
         "created": "2026-11-21T19:40:00Z",
         "last_used": None,
+        "used_since": None,
         **more,
     }
 
 
 def test_stores():
     info = {
-        "models": [model("o/m/Q8_0", used_by=["llamacpp-demo.service"], last_used="2026-11-22T08:00:00Z")],
+        "models": [
+            model(
+                "o/m/Q8_0",
+                used_by=["llamacpp-x.service"],
+                last_used="2026-11-22T08:00:00Z",
+                used_since="2026-11-22T08:01:30Z",
+            )
+        ],
         "missing": ["o/m/Q4_0"],
         "store_bytes": 20 * GIB,
         "free_bytes": 100 * GIB,
@@ -110,9 +118,9 @@ def test_stores():
         "node3": {"model_info": {"msg": "no answer"}},
     }
     assert stores_table(hostvars, ["node1", "node2", "node3"]).splitlines() == [
-        "node   model         size       own  state     used by                since       last wanted",
-        "-----  --------  --------  --------  --------  ---------------------  ----------  -----------",
-        "node1  o/m/Q8_0  20.0 GiB  11.0 GiB  complete  llamacpp-demo.service  2026-11-21  2026-11-22",
+        "node   model         size       own  state     here since  last wanted  running since     used by",
+        "-----  --------  --------  --------  --------  ----------  -----------  ----------------  ------------------",
+        "node1  o/m/Q8_0  20.0 GiB  11.0 GiB  complete  2026-11-21  2026-11-22   2026-11-22 08:01  llamacpp-x.service",
         "       o/m/Q4_0                      missing",
         "node2  none",
         "",
@@ -129,32 +137,24 @@ def test_a_model_that_lost_a_file_is_incomplete(complete, state):
 
 def test_a_scrub_that_found_something():
     broken = {"names": ["o/m/Q8_0", "other"], "file": "m.gguf", "problem": "it has other bytes", "moved_to": "/q/1"}
-    cached = {"name": "8c2a90b0e8a6b4ff", "bytes": 20 << 20, "why": "its bytes are others", "path": "/r/2"}
-    well = {"findings": [], "entries": 0, "bytes": 0}
+    cached = {"name": "8c2a90b0e8a6b4ff", "bytes": 20 << 20, "why": "its bytes are others", "path": ""}
     hostvars = {
-        "node1": {"model_store": {"findings": [broken]}, "rpc_cache": well},
+        "node1": {"model_store": {"findings": [broken]}, "rpc_cache": {"skipped": True}},
         "node2": {
             "model_store": {"findings": []},
             "rpc_cache": {"findings": [cached], "entries": 3, "bytes": 60 << 20},
         },
         "node3": {"model_store": {"msg": "no answer"}},
     }
-    assert scrub_table(hostvars, ["node1", "node2", "node3"]).splitlines() == [
-        "node   what                            problem               moved to",
-        "-----  ------------------------------  --------------------  --------",
-        "node1  o/m/Q8_0, other m.gguf          it has other bytes    /q/1",
-        "node2  cached tensor 8c2a90b0e8a6b4ff  its bytes are others  /r/2",
+    assert scrub_report(hostvars, ["node1", "node2", "node3"]).splitlines() == [
+        "node1: o/m/Q8_0, other m.gguf: it has other bytes",
+        "  now in /q/1",
+        "node2: cached tensor 8c2a90b0e8a6b4ff: its bytes are others",
         "",
-        "node1: 0 cached tensors, 0 MiB",
         "node2: 3 cached tensors, 60 MiB",
-        "These models are missing now where they were found broken: run playbooks/site.yml.",
+        "What was found broken is missing now: run playbooks/site.yml, which brings it again.",
     ]
 
 
 def test_a_scrub_that_found_nothing():
-    well = {"findings": [], "entries": 2, "bytes": 30 << 20}
-    assert _model_tables.scrub_table({"node1": ({"findings": []}, well)}).splitlines() == [
-        "Every file is what its name says.",
-        "",
-        "node1: 2 cached tensors, 30 MiB",
-    ]
+    assert _model_tables.scrub_report({"node1": ({"findings": []}, {})}) == "Every file is what its name says."
