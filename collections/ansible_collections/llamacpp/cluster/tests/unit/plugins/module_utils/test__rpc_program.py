@@ -164,10 +164,10 @@ def test_killed_at_any_moment_no_name_has_other_bytes(tmp_path, cache):
 @needs_compiler
 def test_the_program_ends_with_whoever_asked(tmp_path):
     """Without its lock, an entry that comes later would be in the way of the next run."""
-    path = tmp_path / "endless"
+    path, size = tmp_path / "endless", 1 << 36
     path.touch()
-    os.truncate(path, 1 << 40)
-    code = "import subprocess, sys; subprocess.run(sys.argv[1:], input='0 %d\\n', text=True)" % (1 << 40)
+    os.truncate(path, size)
+    code = "import subprocess, sys; subprocess.run(sys.argv[1:], input='0 %d\\n', text=True)" % size
     asker = subprocess.Popen(
         [sys.executable, "-c", code, compiled(), "--threads", "1", "hash", path], stdout=subprocess.PIPE, text=True
     )
@@ -175,8 +175,8 @@ def test_the_program_ends_with_whoever_asked(tmp_path):
         # It says how far it is; so it runs.
         assert asker.stdout.readline() == "= %d\n" % (64 << 20)
         asker.kill()
-        # The pipe is closed when the last of them is gone.
-        asker.stdout.read()
+        # The pipe is closed when the last of them is gone; the hash would be its last line.
+        assert [line for line in asker.stdout if not line.startswith("= ")] == []
 
 
 @needs_compiler
