@@ -1,0 +1,239 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Take files from peers and give them to peers by BitTorrent for a while; run by systemd, for module swarm.
+
+  python3 _swarm.py CONFIG.json
+
+The module hands this file as it is to systemd on a node, so it uses the standard library and libtorrent (2.0.8 or
+newer) and nothing of the collection. CONFIG: ``torrent`` (path of a torrent file of version 2), ``files`` (name in the
+torrent -> path; those that are lacking are there already with their size, to be written in place), ``have`` (name ->
+text of a ``1`` for each piece that was verified and a ``0`` for others; a file of ``1`` alone is only read),
+``address``, ``port`` (0: any), ``peers`` (``address:port``; nobody else is talked to), ``idle`` (seconds without a
+byte after which it ends), ``rate`` (bytes a second in each direction; 0: no limit).
+
+It says ``READY=1`` once it listens, and then again and again, as ``STATUS``, a JSON object: ``port``, ``bytes`` (of all
+files), ``done`` (verified), ``sent``, ``peers`` (connected), ``banned`` (addresses that sent wrong bytes), ``error``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+# What libtorrent's own defaults say is for strangers on the internet; these are a few peers of one cluster.
+QUIET = {
+    # Nobody is looked for, and nobody is told: the peers are in CONFIG.
+    "enable_dht": False,
+    "enable_lsd": False,
+    "enable_upnp": False,
+    "enable_natpmp": False,
+    "enable_incoming_utp": False,
+    "enable_outgoing_utp": False,
+    "out_enc_policy": 2,  # plain, as everything on the fabric
+    "in_enc_policy": 2,
+    "webtorrent_stun_server": "",
+    "dht_bootstrap_nodes": "",
+    "anonymous_mode": True,
+}
+FAST = {
+    # Everybody may take from everybody at once.
+    "unchoke_slots_limit": -1,
+    "connections_limit": 1000,
+    # A peer that starts later, or again, is found soon (seconds).
+    "min_reconnect_time": 1,
+    "max_failcount": 1 << 20,
+    "connection_speed": 200,
+    # A peer that is gone without a word is left soon, and its requests go to others (seconds).
+    "peer_timeout": 20,
+    "request_timeout": 10,
+    "piece_timeout": 5,
+    "inactivity_timeout": 30,
+    "handshake_timeout": 5,
+    "peer_connect_timeout": 5,
+    # Enough on the way for 100 Gbit/s with a millisecond between.
+    "max_out_request_queue": 4000,
+    "max_allowed_in_request_queue": 8000,
+    "send_buffer_watermark": 4 << 20,
+    "send_buffer_low_watermark": 1 << 20,
+    "send_buffer_watermark_factor": 150,
+    "tick_interval": 100,
+    # Rate limits are for peers near by, too.
+    "ignore_limits_on_local_network": False,
+}
+# errors | status | peer errors | ip blocks: who was banned, and what the disk says (alert.hpp, alert_category).
+ALERTS = 1 | 2 | 64 | 256
+STATUS_SECONDS = 0.5
+RECONNECT_SECONDS = 2.0
+# Longer than a file's last blocks need to reach the disk.
+LISTEN_SECONDS = 10.0
+FAR_FUTURE = float("inf")
+
+
+class Engine:
+    """One torrent, among given peers."""
+
+    def __init__(self, config: dict[str, Any], library: Any) -> None:
+        self.library = library
+        self.config = config
+        self.peers = [split_address(peer) for peer in config["peers"]]
+        self.banned: set[str] = set()
+        self.error = ""
+        address = config["address"]
+        listen = "[%s]:%d" % (address, config["port"]) if ":" in address else "%s:%d" % (address, config["port"])
+        settings = dict(QUIET, **FAST, listen_interfaces=listen, outgoing_interfaces=address, alert_mask=ALERTS)
+        self.session = library.session(settings)
+        self.session.set_ip_filter(self._only_peers())
+        self.torrent = self.session.add_torrent(self._parameters())
+        self.port = self._listening()
+
+    def _only_peers(self) -> Any:
+        """Return a filter that lets nobody in but the peers."""
+        allowed = self.library.ip_filter()
+        allowed.add_rule("0.0.0.0", "255.255.255.255", 1)
+        allowed.add_rule("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 1)
+        for address, _port in self.peers:
+            allowed.add_rule(address, address, 0)
+        return allowed
+
+    def _parameters(self) -> Any:
+        """Return libtorrent's description of what is to be done."""
+        flags = self.library.torrent_flags
+        parameters = self.library.add_torrent_params()
+        parameters.ti = self.library.torrent_info(self.config["torrent"])
+        parameters.save_path = "/"
+        storage = parameters.ti.files()
+        have: list[bool] = []
+        renamed = {}
+        piece = parameters.ti.piece_length()
+        for index in range(storage.num_files()):
+            if storage.file_flags(index) & self.library.file_flags_t.flag_pad_file:
+                continue
+            name = storage.file_name(index)
+            renamed[index] = reopened(self.config["files"][name])
+            bits = self.config["have"][name]
+            if len(bits) != -(-storage.file_size(index) // piece):
+                raise ValueError("have: %s has other pieces" % name)
+            have += [bit == "1" for bit in bits]
+        parameters.renamed_files = renamed
+        parameters.have_pieces = have
+        # Verified by whoever gave ``have``: not to be hashed again.
+        parameters.verified_pieces = have
+        parameters.flags = flags.disable_dht | flags.disable_lsd | flags.disable_pex | flags.apply_ip_filter
+        parameters.flags |= flags.no_verify_files
+        if all(have):
+            parameters.flags |= flags.seed_mode
+        if self.config["rate"]:
+            parameters.upload_limit = parameters.download_limit = self.config["rate"]
+        return parameters
+
+    def _listening(self) -> int:
+        """Wait until the session listens; return its port. Raises :class:`OSError`."""
+        deadline = time.monotonic() + LISTEN_SECONDS
+        while time.monotonic() < deadline:
+            self.session.wait_for_alert(200)
+            for alert in self.session.pop_alerts():
+                if isinstance(alert, self.library.listen_succeeded_alert):
+                    return int(alert.port)
+                if isinstance(alert, self.library.listen_failed_alert):
+                    raise OSError("cannot listen: %s" % alert.message())
+                self.note(alert)
+        raise OSError("does not listen on %s after %d s" % (self.config["address"], LISTEN_SECONDS))
+
+    def note(self, alert: Any) -> None:
+        """Remember what the operator has to know."""
+        if isinstance(alert, self.library.peer_ban_alert):
+            address = str(alert.endpoint[0])
+            if address not in self.banned:
+                say("%s sent wrong bytes and is not asked again" % address)
+            self.banned.add(address)
+        elif isinstance(alert, (self.library.file_error_alert, self.library.torrent_error_alert)):
+            self.error = str(alert.message())
+            say(self.error)
+
+    def run(self) -> str:
+        """Work until told to stop, or nothing happens any more; return what to say at the end."""
+        moved, moved_at, reconnect_at = -1, time.monotonic(), 0.0
+        while True:
+            for alert in self.session.pop_alerts():
+                self.note(alert)
+            status = self.torrent.status()
+            now = time.monotonic()
+            if status.total_done + status.all_time_upload != moved:
+                moved, moved_at = status.total_done + status.all_time_upload, now
+            report = {
+                "port": self.port,
+                "bytes": status.total_wanted,
+                "done": status.total_wanted_done,
+                "sent": status.total_payload_upload,
+                "peers": status.num_peers,
+                "banned": sorted(self.banned),
+                "error": self.error,
+            }
+            notify("STATUS=" + json.dumps(report))
+            if self.error:
+                return self.error
+            if now - moved_at > self.config["idle"]:
+                return "idle" if status.is_seeding else "nothing came for %d s" % self.config["idle"]
+            if now >= reconnect_at and (not status.is_seeding or not status.num_peers):
+                reconnect_at = now + RECONNECT_SECONDS
+                for peer in self.peers:
+                    self.torrent.connect_peer(peer)
+            self.session.wait_for_alert(int(STATUS_SECONDS * 1000))
+            time.sleep(STATUS_SECONDS / 5)
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Return address and port of ``10.0.1.2:6881`` or ``[fd00::2]:6881``. Raises :class:`ValueError`."""
+    address, _colon, port = text.rpartition(":")
+    return str(ipaddress.ip_address(address.strip("[]"))), int(port)
+
+
+def reopened(path: str) -> str:
+    """Return a path to a file that stays good when the file is renamed: a download gets its name while it is given."""
+    return "/proc/self/fd/%d" % os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def say(text: str) -> None:
+    """Write a line for the journal."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def notify(text: str) -> None:
+    """Tell systemd something (sd_notify(3)); without systemd say it."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        say(text)
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+        connection.connect("\0" + path[1:] if path.startswith("@") else path)
+        connection.sendall(text.encode())
+
+
+def stop(_number: int, _frame: object) -> None:
+    """End as soon as what is under way has been written."""
+    raise SystemExit(0)
+
+
+def main() -> None:
+    """Give and take until nothing happens any more."""
+    signal.signal(signal.SIGTERM, stop)
+    with open(sys.argv[1], encoding="utf-8") as stream:
+        config = json.load(stream)
+    engine = Engine(config, importlib.import_module("libtorrent"))
+    notify("READY=1")
+    end = engine.run()
+    say(end)
+    if end != "idle":
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
