@@ -69,7 +69,7 @@ def planned(
         "name": name,
         "model": {"path": str(path), "files": [str(path)]},
         "workers": [
-            {"node": node, "host": endpoint.split(":")[0], "port": 50052} for node, endpoint in WORKERS.values()
+            {"node": node, "host": endpoint.partition(":")[0], "port": 50052} for node, endpoint in WORKERS.values()
         ],
         "devices": [*shown, dict(local, host=False), beside],
         "settings": {**chosen, **settings},

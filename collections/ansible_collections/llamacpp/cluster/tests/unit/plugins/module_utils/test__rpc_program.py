@@ -211,7 +211,7 @@ def test_whoever_asked_hears_how_far_it_is(tmp_path, monkeypatch):
     os.truncate(path, 200 << 20)
     said = []
     progress = Progress(None)
-    monkeypatch.setattr(progress, "say", lambda line: said.append(line))
+    monkeypatch.setattr(progress, "say", said.append)
     Program(compiled(), progress).hash(str(path), [Range(0, 100 << 20), Range(100 << 20, 100 << 20)])
     assert [line.partition(" MiB")[0] for line in said] == [
         "hashing tensors: %d of 200" % done for done in (64, 128, 192)
