@@ -8,6 +8,7 @@ that was cut short is served as if it were whole. Around that directory lie, out
 
   <directory>-incoming/<hash>            ranges on their way from peers; resumed, hashed, and only then renamed
   <directory>-quarantine/<hash>.<time>   what scrub found different
+  <directory>-planned                    of role models: all was seeded that its plan needs; gone when an entry goes
   <directory>-record.json                by what an entry is recognised without reading it, and when it was needed
   <directory>.lock                       held by whoever changes entries
 
@@ -83,6 +84,7 @@ class Cache:
         self.directory = directory.rstrip("/")
         self.incoming = self.directory + "-incoming"
         self.quarantined = self.directory + "-quarantine"
+        self._planned = self.directory + "-planned"
         self._record_path = self.directory + "-record.json"
         self._hasher = hasher
         self._owner = owner
@@ -181,6 +183,7 @@ class Cache:
                 target = os.path.join(self.quarantined, "%s.%d" % (name, time.time()))
                 os.rename(path, target)
                 self._record.pop(name, None)
+                _discard(self._planned)
                 findings.append(Finding(name, size, "its bytes are not those that its name says", target))
         return findings
 

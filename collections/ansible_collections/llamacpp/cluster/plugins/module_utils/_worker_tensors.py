@@ -25,15 +25,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
-from ansible_collections.llamacpp.cluster.plugins.module_utils._release import build_number
 from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import HOST, MemoryDevice, Settings
 from ansible_collections.llamacpp.cluster.plugins.module_utils._weights import Weights, layer_weights, place
 
 # HASH_THRESHOLD: more than this.
 THRESHOLD = 10 << 20
-# RPC protocol 7 came with "rpc : hash-cache only weights" (llama.cpp, pull request 28789). Its header says 7.0.0 in the
-# source of b10985 and 6.0.0 in that of b10970.
-FIRST_BUILD = 10985
 
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 # LLM_FFN_DENSE_REGEX (common/common.h): what --n-cpu-ffn keeps in the head's memory.
@@ -67,16 +63,6 @@ class _Layout(NamedTuple):
     placed: tuple[str, ...]
     kept_experts: int
     overrides: tuple[_Override, ...]
-
-
-def caches_weights_alone(release: str) -> bool:
-    """Whether workers of a release keep nothing but weights when they run with ``-c``.
-
-    Before RPC protocol 7 they kept everything large, also what a model computes, until the disk was full. Of a release
-    that is no ``bN`` nobody knows; it counts as old.
-    """
-    number = build_number(release)
-    return number is not None and number >= FIRST_BUILD
 
 
 def worker_tensors(

@@ -50,7 +50,8 @@ options:
     description:
       - The cache, C($LLAMA_CACHE/rpc) of the workers.
       - What lies beside it, under the same name with C(-incoming), C(-quarantine), C(-record.json) and C(.lock),
-        belongs to this module.
+        belongs to this module. It removes C(-planned), with which role models notes that all was seeded, when an entry
+        turns out to be wrong.
     type: path
     default: /var/cache/llamacpp/rpc
   owner:

@@ -145,6 +145,19 @@ def test_scrub_finds_what_the_record_trusts(cache, file):
     assert ([item.hash for item in found.known], found.missing) == ([NAMES[0], NAMES[2]], [ENTRIES[1]])
 
 
+def test_whoever_noted_that_all_is_seeded_looks_again_after_a_finding(cache, file):
+    seed(cache, file, ENTRIES[:2])
+    noted = cache.directory + "-planned"
+    with open(noted, "w", encoding="utf-8") as stream:
+        stream.write("all of the plan")
+    with held(cache):
+        assert cache.scrub() == []
+        assert os.path.exists(noted)
+        os.truncate(os.path.join(cache.directory, NAMES[0]), 1)
+        assert len(cache.scrub()) == 1
+    assert not os.path.exists(noted)
+
+
 def test_a_link_under_the_name_of_an_entry_goes_to_quarantine_and_its_target_stays(cache, tmp_path):
     os.makedirs(cache.directory)
     (tmp_path / "secret").write_text("s3cret")

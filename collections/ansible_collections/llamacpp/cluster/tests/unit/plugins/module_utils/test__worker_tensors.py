@@ -8,11 +8,7 @@ import pytest
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import TensorGroup
 from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import make_plan
-from ansible_collections.llamacpp.cluster.plugins.module_utils._worker_tensors import (
-    THRESHOLD,
-    caches_weights_alone,
-    worker_tensors,
-)
+from ansible_collections.llamacpp.cluster.plugins.module_utils._worker_tensors import THRESHOLD, worker_tensors
 from ansible_collections.llamacpp.cluster.tests.unit.builders import accept, model, nodes
 from ansible_collections.llamacpp.cluster.tests.unit.builders import instance as declared_instance
 from ansible_collections.llamacpp.cluster.tests.unit.rpc_cache_program import planned
@@ -163,10 +159,3 @@ def test_of_a_real_plan_nothing_is_forgotten_and_nothing_sent_twice():
             first, last = device["layers"]
             blocks = ["blk.%d.w" % layer for layer in range(first, min(last, 7) + 1)]
             assert [tensor.name for tensor in sent[device["node"]]] == blocks + ["output.weight"] * (last == 8)
-
-
-@pytest.mark.parametrize(
-    ("release", "known"), [("b11434", True), ("b10985", True), ("b10970", False), ("b4907", False), ("5c0f8a1", False)]
-)
-def test_workers_that_would_keep_everything(release, known):
-    assert caches_weights_alone(release) is known
