@@ -14,7 +14,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils import _store_fil
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError, read_header
 from ansible_collections.llamacpp.cluster.plugins.module_utils._manifest import File, Manifest, StoreError, utc
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
-from ansible_collections.llamacpp.cluster.plugins.module_utils._store_state import PATIENCE_SECONDS, State
+from ansible_collections.llamacpp.cluster.plugins.module_utils._store_state import State
 
 
 class Blobs(State):
@@ -228,7 +228,7 @@ class Blobs(State):
 
     @contextlib.contextmanager
     def _incoming(self, sha256: str, progress: Progress) -> Iterator[str]:
-        with self.transfer_lock(sha256, "a run that adopts a file", PATIENCE_SECONDS, progress.say):
+        with self.transfer_lock(sha256, "a run that adopts a file", self.patience, progress.say):
             yield self.part(sha256)
 
     def _hashed(self, real: str, progress: Progress) -> str:

@@ -30,17 +30,28 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 
 
 class Finding(NamedTuple):
-    """Something wrong. ``names``: models that have it. ``moved_to``: where the bytes are now, empty when nowhere."""
+    """Something wrong.
+
+    ``names``: models that have it. ``moved_to``: where the bytes are now, empty when nowhere. ``taken_away``: whether
+    it was there to be loaded, and is not any more.
+    """
 
     names: tuple[str, ...]
     file: str
     sha256: str
     problem: str
-    moved_to: str
+    moved_to: str = ""
+    taken_away: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        return dict(self._asdict(), names=list(self.names))
+        return {
+            "names": list(self.names),
+            "file": self.file,
+            "sha256": self.sha256,
+            "problem": self.problem,
+            "moved_to": self.moved_to,
+        }
 
 
 class Swept(NamedTuple):
@@ -74,22 +85,24 @@ class Cleaning(Names):
         :class:`StoreError` for a name that is not there.
         """
         manifests, findings = self._to_scrub(names)
-        blobs: dict[str, tuple[File, list[str]]] = {}
-        for manifest in manifests:
-            findings += self._unlinked(manifest)
-            for file in manifest.held:
-                blobs.setdefault(file.sha256, (file, []))[1].append(manifest.name)
+        owners: dict[str, list[str]] = {}
+        for model in self.held():
+            for sha256 in model.blobs:
+                owners.setdefault(sha256, []).append(model.name)
+        blobs = {file.sha256: file for manifest in manifests for file in manifest.held}
         if not names:
             for sha256, info in self._blob_infos().items():
-                if _KEY.fullmatch(sha256) and sha256 not in blobs:
-                    blobs[sha256] = (File(sha256, sha256, info.st_size, "other"), [])
-        for number, (file, owners) in enumerate(blobs.values()):
+                if _KEY.fullmatch(sha256):
+                    blobs.setdefault(sha256, File(sha256, sha256, info.st_size, "other"))
+        for number, file in enumerate(blobs.values()):
+            there = files.status(self.blob(file.sha256)) is not None
             counted = _Counted(progress, number + 1, len(blobs))
             problem, moved_to = self.recheck(file, counted, mend=not check)
             if problem:
-                findings.append(Finding(tuple(owners), file.name, file.sha256, problem, moved_to))
+                names_of = tuple(owners.get(file.sha256, ()))
+                findings.append(Finding(names_of, file.name, file.sha256, problem, moved_to, there))
         for manifest in manifests:
-            findings += self._scrub_external(manifest, progress, check)
+            findings += self._scrub_links(manifest) + self._scrub_external(manifest, progress, check)
         return findings
 
     def _to_scrub(self, names: Sequence[str]) -> tuple[list[Manifest], list[Finding]]:
@@ -106,37 +119,49 @@ class Cleaning(Names):
             if manifest:
                 manifests.append(manifest)
             else:
-                broken.append(Finding((name,), "", "", "its manifest cannot be understood", ""))
+                broken.append(Finding((name,), "", "", "its manifest cannot be understood"))
         return manifests, broken
 
-    def _unlinked(self, manifest: Manifest) -> list[Finding]:
+    def _scrub_links(self, manifest: Manifest) -> list[Finding]:
         """Find files that are there, but cannot be read under their name."""
         return [
-            Finding((manifest.name,), file.name, file.sha256, "its readable path leads elsewhere or is gone", "")
-            for file in manifest.files
-            if not self._linked(file, manifest)
-            and (file.name in manifest.external or files.status(self.blob(file.sha256)))
+            Finding((manifest.name,), file.name, file.sha256, "its readable path is gone or leads elsewhere")
+            for file in manifest.held
+            if self.trusted(file) and not self._linked(file, manifest)
         ]
 
     def _scrub_external(self, manifest: Manifest, progress: Progress, check: bool) -> list[Finding]:
+        """Read the files that the store only links to; of those that are others now, take the link away."""
         findings = []
         for file in manifest.files:
             path = manifest.external.get(file.name)
             if path is None:
                 continue
-            problem = "%s is gone" % path
-            if os.path.isfile(path):
-                found = files.sha256_of(path, progress.say, what=file.name)
-                problem = "" if found == file.sha256 else "%s has sha256 %s" % (path, found)
-                if problem and not check:
-                    # Its size, time and inode may be as they were: do not trust them again.
-                    self.remember(path, os.stat(path), found)
-            if problem:
-                findings.append(Finding((manifest.name,), file.name, file.sha256, problem, ""))
-                if not check:
-                    with self._changing():
-                        files.forget(self.path_of(manifest.name, file.name))
+            link = self.path_of(manifest.name, file.name)
+            there = os.path.lexists(link)
+            problem = "" if self._linked(file, manifest) else "its readable path is gone or leads elsewhere"
+            wrong = self._foreign(file, path, progress, check)
+            if wrong and not check:
+                with self._changing():
+                    files.forget(link)
+            if wrong or problem:
+                findings.append(
+                    Finding((manifest.name,), file.name, file.sha256, wrong or problem, "", bool(wrong) and there)
+                )
         return findings
+
+    def _foreign(self, file: File, path: str, progress: Progress, check: bool) -> str:
+        """Read a file that is not the store's; return what is wrong with it, empty when nothing is."""
+        if not os.path.isfile(path):
+            return "%s is gone" % path
+        info = os.stat(path)
+        found = files.sha256_of(path, progress.say, what=file.name)
+        if found == file.sha256:
+            return ""
+        if not check:
+            # Its size, time and inode may be as they were: they are not those of the right bytes any more.
+            self.remember(path, info, found)
+        return "%s has sha256 %s" % (path, found)
 
     # What killed runs have left
 

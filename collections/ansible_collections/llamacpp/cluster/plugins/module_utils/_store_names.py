@@ -126,12 +126,18 @@ class Names(Blobs):
             found.append(Held(name, frozenset(blobs), self.last_used(name)))
         return found
 
+    def own_bytes(self, names: Iterable[str]) -> int:
+        """Return the bytes that nobody else names: what the removal of these names would free."""
+        mine, held = set(names), self.held()
+        goes = frozenset[str]().union(*(model.blobs for model in held if model.name in mine))
+        return sum(map(self.blob_bytes, goes.difference(*(model.blobs for model in held if model.name not in mine))))
+
     def _drop(self, sha256: str) -> int:
         """Remove a blob, and what is known of it."""
-        info = files.status(self.blob(sha256))
+        size = self.blob_bytes(sha256)
         files.forget(self.blob(sha256))
         files.forget(self._stamp(sha256))
-        return info.st_size if info else 0
+        return size
 
     # Who wants what
 

@@ -67,11 +67,6 @@ def choose(
     return [model.name for model in chosen]
 
 
-def own_blobs(model: Held, held: Sequence[Held]) -> set[str]:
-    """Return the blobs that no other name has."""
-    return set(model.blobs).difference(*(other.blobs for other in held if other.name != model.name))
-
-
 def refusal(needed: int, space: Space, held: Sequence[Held], blobs: Mapping[str, Blob], fixed: Container[str]) -> str:
     """Tell why ``needed`` bytes do not fit, with figures, and what can be done."""
     candidates = [model for model in held if model.name not in fixed]
@@ -80,10 +75,8 @@ def refusal(needed: int, space: Space, held: Sequence[Held], blobs: Mapping[str,
     if space.quota:
         figures.append("%s of its quota of %s are taken" % (amount(space.stored), amount(space.quota)))
     if candidates:
-        figures.append(
-            "without the models that nobody uses (%s) it would be %s less"
-            % (", ".join(sorted(model.name for model in candidates)), amount(sum(blob.stored for blob in gone)))
-        )
+        names = ", ".join(sorted(model.name for model in candidates))
+        figures.append("what nobody uses (%s) has %s" % (names, amount(sum(blob.stored for blob in gone))))
     else:
         figures.append("every model in it is used or declared")
     remedy = "free its disk, or take a larger one"
@@ -91,12 +84,8 @@ def refusal(needed: int, space: Space, held: Sequence[Held], blobs: Mapping[str,
         remedy = "the quota is smaller than the model, raise llamacpp_models_quota"
     elif space.quota and not Space(space.free, 0, 0).short(needed, gone):
         remedy = "raise llamacpp_models_quota, or stop declaring a model"
-    return "needs %s more, %s too much: %s; %s" % (
-        amount(needed),
-        amount(space.short(needed, gone)),
-        ", ".join(figures),
-        remedy,
-    )
+    lacking = amount(space.short(needed, gone))
+    return "needs %s more: %s: %s too few; %s" % (amount(needed), ", ".join(figures), lacking, remedy)
 
 
 def amount(count: int) -> str:

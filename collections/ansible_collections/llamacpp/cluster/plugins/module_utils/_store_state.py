@@ -25,7 +25,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._manifest import 
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._store_users import PROC, UNIT_DIRECTORY
 
-# Names and blobs change in moments; who holds the lock for longer is stuck.
+# For which methods wait that take a lock themselves. Names and blobs change in moments; who takes longer is stuck.
 PATIENCE_SECONDS = 600.0
 
 
@@ -44,6 +44,7 @@ class State:
         self.hashes = HashCache(os.path.join(self.root, ".sha256.json"))
         self.units = units
         self.proc = proc
+        self.patience = PATIENCE_SECONDS
         self._holding = threading.local()
 
     # Where things are
@@ -51,6 +52,11 @@ class State:
     def blob(self, sha256: str) -> str:
         """Return the path of a blob, there or not."""
         return os.path.join(self.blobs, check_sha256(sha256))
+
+    def blob_bytes(self, sha256: str) -> int:
+        """Return the size of a blob; 0 when it is not there."""
+        info = files.status(self.blob(sha256))
+        return info.st_size if info else 0
 
     def part(self, sha256: str) -> str:
         """Return the path of a file on its way in; its directory is there once :meth:`transfer_lock` is held."""
@@ -112,7 +118,7 @@ class State:
             ) from error
 
     def _changing(self) -> contextlib.AbstractContextManager[None]:
-        return self.lock("a change of models", PATIENCE_SECONDS, lambda line: None)
+        return self.lock("a change of models", self.patience, lambda line: None)
 
     # What is there
 
