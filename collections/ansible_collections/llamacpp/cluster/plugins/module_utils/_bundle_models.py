@@ -28,9 +28,9 @@ def origin_key(origin: Mapping[str, Any], quant: str) -> str:
 def planned_models(plan: Mapping[str, Any], instances: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """List the models that a run would bring to nodes, each once; those that lie on nodes already are left out.
 
-    ``instances``: as declared. An item has ``name`` and ``source`` of the plan's model, its ``files`` and ``checksums``
-    (sha256 by file), the ``folder`` (key) and, for the manifest, ``details``: ``origin``, ``quant``, ``model`` (its name
-    in the store) and ``needed_by``.
+    ``instances``: as declared. An item has ``name`` and ``source`` of the plan's model, its ``files`` and
+    ``checksums`` (sha256 by file), the ``folder`` (key) and, for the manifest, ``details``: ``origin``, ``quant``,
+    ``model`` (its name in the store) and ``needed_by``.
     """
     declared = {instance["name"]: instance["model"] for instance in instances}
     found: dict[str, dict[str, Any]] = {}

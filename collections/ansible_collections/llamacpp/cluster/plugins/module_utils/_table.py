@@ -66,7 +66,8 @@ def brought(model: Mapping[str, Any]) -> str:
     if source.get("commit"):
         where += "@%s" % source["commit"][:12]
     who = "the control node" if model["fetcher"] == "controller" else model["fetcher"]
-    return "%s gets %s; %s: %s" % (who, where, model["transport"], model["why"])
+    way = "" if model["transport"] == "none" else "%s: " % model["transport"]
+    return "%s gets %s; %s%s" % (who, where, way, model["why"])
 
 
 def made(release: Mapping[str, Any]) -> str:

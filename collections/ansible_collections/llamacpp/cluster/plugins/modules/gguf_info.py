@@ -28,7 +28,7 @@ options:
     type: str
   urls:
     description:
-      - Addresses of all files of a model, or of the pieces (C(.part1of2)) that its file was cut into, instead of O(url).
+      - Addresses of all files of a model, or of the pieces (C(.part1of2)) of its file, instead of O(url).
     type: list
     elements: str
   revision:

@@ -10,9 +10,10 @@ module: model_upload
 short_description: Bring a model from the control node into the store of a node
 version_added: 0.4.0
 description:
-  - Sends the files of a model that the node lacks from a store on the control node, through Ansible's own connection, so
-    that it works wherever Ansible does.
-  - Bytes that came stay when it is interrupted, and the next run sends the rest. Two runs at once send one file together.
+  - Sends the files of a model that the node lacks from a store on the control node, through Ansible's own connection,
+    so that it works wherever Ansible does.
+  - Bytes that came stay when it is interrupted, and the next run sends the rest. Two runs at once send one file
+    together.
   - What came is compared with its sha256, and the header of a GGUF file is read, before it has the model's name.
   - Room is made before the first byte is sent.
 options:
