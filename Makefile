@@ -11,12 +11,13 @@ NODES ?= 3
 # For `make site` and `make plan`: which cluster, and what else ansible-playbook should be told.
 INVENTORY ?= inventories/lab
 ARGS ?=
+QUERY ?=
 
 CHECK = $(PYTHON) scripts/check.py
 # Molecule and the playbooks look for ansible's other commands on PATH.
 PLAYBOOK = PATH="$(CURDIR)/.venv/bin:$$PATH" ansible-playbook
 
-.PHONY: help setup lab-up lab-down demo site plan rollback updates bundle test lint test-unit sanity test-lab test-cuda molecule bench clean
+.PHONY: help setup lab-up lab-down demo site plan rollback updates search models scrub bundle test lint test-unit sanity test-lab test-cuda molecule bench clean
 
 help: ## List the targets
 	@printf 'Usage: make TARGET [VARIABLE=value]\n\n'
@@ -45,6 +46,15 @@ rollback: setup ## Go back to the release of llama.cpp that was current before [
 
 updates: setup ## Show which releases are on the nodes, and what is newer [INVENTORY=inventories/lab]
 	@$(PLAYBOOK) -i $(INVENTORY) playbooks/updates.yml $(ARGS)
+
+search: setup ## Search a hub for models, and see which fit the cluster [QUERY='qwen3 14b gguf' INVENTORY=inventories/lab]
+	@$(PLAYBOOK) -i $(INVENTORY) playbooks/search.yml $(if $(QUERY),-e 'search_query="$(QUERY)"') $(ARGS)
+
+models: setup ## Show which models are in the nodes' stores, who uses them, and since when [INVENTORY=inventories/lab]
+	@$(PLAYBOOK) -i $(INVENTORY) playbooks/models.yml $(ARGS)
+
+scrub: setup ## Hash all models and cached tensors again; what differs is taken away [INVENTORY=inventories/lab]
+	@$(PLAYBOOK) -i $(INVENTORY) playbooks/scrub.yml $(ARGS)
 
 bundle: setup ## Collect all that `make site` would fetch into one file, for a cluster without network [INVENTORY=inventories/lab]
 	@$(PLAYBOOK) -i $(INVENTORY) playbooks/bundle.yml $(ARGS)
