@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import random
@@ -30,7 +31,9 @@ STRICT = ("-std=c11", "-O2", "-pthread", "-Wall", "-Wextra", "-Werror")
 @functools.cache
 def compiled() -> str:
     """Return the path of the compiled program, without a single warning."""
-    path = os.path.join(tempfile.mkdtemp(prefix="llamacpp-rpc-cache-"), "llamacpp-rpc-cache")
+    directory = tempfile.mkdtemp(prefix="llamacpp-rpc-cache-")
+    atexit.register(shutil.rmtree, directory)
+    path = os.path.join(directory, "llamacpp-rpc-cache")
     subprocess.run([str(COMPILER), *STRICT, "-o", path, str(SOURCE)], check=True)
     return path
 
