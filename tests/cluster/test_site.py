@@ -294,5 +294,5 @@ def test_reset_leaves_nothing_but_the_models(cluster: Cluster) -> None:
             == "none"
         )
         assert cluster.shell(node, "getent passwd llamacpp || echo none").strip() == "none"
-    assert cluster.shell("node1", "ls /var/lib/llamacpp/models").split() == ["small.gguf", "small.gguf.json"]
+    assert cluster.shell("node1", "ls /var/lib/llamacpp/models/names/small").split() == ["small.gguf"]
     assert set(cluster.run("reset").succeeded().changed.values()) == {0}
