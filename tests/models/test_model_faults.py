@@ -111,7 +111,7 @@ def test_hub_gone_half_way(site: ModelSite) -> None:
 def test_wrong_bytes(site: ModelSite) -> None:
     site.hub.fault("flip", at=site.size // 2, times=0)
     failed = site.site().failed()
-    assert "has sha256" in failed.output and "instead of" in failed.output, failed.output[-3000:]
+    assert "its bytes have the checksum" in failed.output, failed.output[-3000:]
     site.assert_nothing_named()
     site.finish()
 
@@ -121,7 +121,7 @@ def test_no_room_for_it(site: ModelSite) -> None:
     site.shell(FETCHER, f"mkdir -p {STORE} && mount -t tmpfs -o size={MEGABYTES // 2}m tmpfs {STORE}")
     try:
         failed = site.site().failed()
-        assert FETCHER in failed.output and "MiB" in failed.output, failed.output[-3000:]
+        assert f"free disk of {FETCHER} for {STORE}" in failed.output, failed.output[-3000:]
         assert site.hub.sent < site.size // 2, "it was fetched all the same"
         site.assert_nothing_named()
     finally:
@@ -138,7 +138,7 @@ def test_a_disk_that_fills_up_meanwhile(site: ModelSite) -> None:
         # Until it is full.
         site.shell(FETCHER, f"dd if=/dev/zero of={STORE}/filler bs=64k 2>/dev/null || true")
         failed = site.end(run).failed()
-        assert "No space left" in failed.output or "full" in failed.output, failed.output[-3000:]
+        assert "is full: free some space and run again" in failed.output, failed.output[-3000:]
         site.assert_nothing_named()
         site.shell(FETCHER, f"rm {STORE}/filler")
         site.finish()
