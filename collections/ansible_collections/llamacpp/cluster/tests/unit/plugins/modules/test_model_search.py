@@ -15,6 +15,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._ggml_types impor
 from ansible_collections.llamacpp.cluster.plugins.module_utils._tiny_model import tiny_model
 from ansible_collections.llamacpp.cluster.plugins.modules import model_search
 from ansible_collections.llamacpp.cluster.tests.unit.builders import device, gguf, gpus, node
+from ansible_collections.llamacpp.cluster.tests.unit.gguf_bytes import split
 
 pytest.importorskip("huggingface_hub")
 
@@ -149,6 +150,17 @@ def test_a_large_model_is_planned_from_its_header(search, hub, tmp_path):
     assert "MiB" in refused["why"] or "GiB" in refused["why"]
     # Of 180 GB, headers alone.
     assert hub.sent < 16 << 20
+
+
+def test_of_a_split_model_in_a_folder_every_header_is_read(search, hub):
+    names = ["UD-Q2_K_XL/a b-UD-Q2_K_XL-0000%d-of-00002.gguf" % number for number in (1, 2)]
+    hub.add("owner/split-GGUF", dict(zip(names, split(2))), lfs_from=1)
+    result = search("split", cluster=cluster(gpus("RTX 4090", 24, 1)))
+    found = quantisations(result)["UD-Q2_K_XL"]
+    assert found["files"] == names
+    assert {asked.path.rsplit("/", 1)[1] for asked in hub.gets()} == {name.rsplit("/", 1)[1] for name in names}
+    # Their two tensors are no model; the planner had them both to say so.
+    assert found["verdict"]["fits"] is False
 
 
 def test_what_fits_no_more_when_the_cluster_is_smaller(search, hub):
