@@ -199,6 +199,13 @@ class Cleaning(Names):
         for path in files.walk(self.stamps):
             if os.path.basename(path)[: -len(".json")] not in blobs:
                 doomed[path] = None
+        # What is remembered of a file's tensors (_rpc_cache_list.py), also of one that the store only links to.
+        manifests = [manifest for manifest in map(self.manifest, names) if manifest]
+        known = {file.sha256 for manifest in manifests for file in manifest.files}
+        for path in files.walk(os.path.join(self.root, "tensors")):
+            sha256 = os.path.basename(path)[: -len(".json")]
+            if sha256 not in known | blobs and now - os.lstat(path).st_ctime > PART_SECONDS:
+                doomed[path] = None
         marks = {self._mark(name) for name in names}
         for directory, age in ((self.quarantine, QUARANTINE_SECONDS), (self.used, PART_SECONDS)):
             for path in files.walk(directory):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import collections
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _store_files as files
@@ -126,9 +126,12 @@ class Names(Blobs):
             found.append(Held(name, frozenset(blobs), self.last_used(name)))
         return found
 
-    def own_bytes(self, names: Iterable[str]) -> int:
-        """Return the bytes that nobody else names: what the removal of these names would free."""
-        mine, held = set(names), self.held()
+    def own_bytes(self, names: Iterable[str], held: Sequence[Held] | None = None) -> int:
+        """Return the bytes that nobody else names: what the removal of these names would free.
+
+        ``held``: what :meth:`held` says, for a caller who asks for many.
+        """
+        mine, held = set(names), self.held() if held is None else held
         goes = frozenset[str]().union(*(model.blobs for model in held if model.name in mine))
         return sum(map(self.blob_bytes, goes.difference(*(model.blobs for model in held if model.name not in mine))))
 

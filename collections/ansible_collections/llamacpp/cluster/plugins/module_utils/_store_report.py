@@ -20,7 +20,7 @@ def report(store: Store, names: Sequence[str], expected: Sequence[Manifest]) -> 
     """
     held, uses, space = store.held(), store.uses(), store.space()
     return {
-        "models": [_model(store, model, uses.get(model.name, [])) for model in held if _asked(model.name, names)],
+        "models": [_model(store, model, held, uses.get(model.name, [])) for model in held if _asked(model.name, names)],
         "missing": sorted({manifest.name for manifest in expected if not store.present(manifest)}),
         "free_bytes": space.free,
         "store_bytes": space.stored,
@@ -31,7 +31,7 @@ def _asked(name: str, names: Sequence[str]) -> bool:
     return not names or name in names
 
 
-def _model(store: Store, model: Held, uses: Sequence[Use]) -> dict[str, Any]:
+def _model(store: Store, model: Held, held: Sequence[Held], uses: Sequence[Use]) -> dict[str, Any]:
     manifest = store.manifest(model.name)
     starts = [use.since for use in uses if use.since is not None]
     return {
@@ -39,7 +39,7 @@ def _model(store: Store, model: Held, uses: Sequence[Use]) -> dict[str, Any]:
         "files": [file.as_dict() for file in manifest.files] if manifest else [],
         "external": dict(manifest.external) if manifest else {},
         "bytes": sum(file.bytes for file in manifest.files) if manifest else 0,
-        "own_bytes": store.own_bytes([model.name]),
+        "own_bytes": store.own_bytes([model.name], held),
         "source": dict(manifest.source) if manifest else {},
         "created": manifest.created if manifest else None,
         "last_used": utc(model.last_used),

@@ -84,6 +84,9 @@ def refusal(needed: int, space: Space, held: Sequence[Held], blobs: Mapping[str,
         remedy = "the quota is smaller than the model, raise llamacpp_models_quota"
     elif space.quota and not Space(space.free, 0, 0).short(needed, gone):
         remedy = "raise llamacpp_models_quota, or stop declaring a model"
+    nameless = space.stored - sum(blob.stored for blob in blobs_of(held, blobs))
+    if nameless:
+        figures.append("%s have no name yet, which go by themselves when nobody brings the rest" % amount(nameless))
     lacking = amount(space.short(needed, gone))
     return "needs %s more: %s: %s too few; %s" % (amount(needed), ", ".join(figures), lacking, remedy)
 
@@ -94,6 +97,12 @@ def amount(count: int) -> str:
     while value >= 1024 and unit < len(_UNITS) - 1:
         value, unit = value / 1024, unit + 1
     return "%d bytes" % count if not unit else "%.1f %s" % (value, _UNITS[unit])
+
+
+def blobs_of(held: Sequence[Held], blobs: Mapping[str, Blob]) -> list[Blob]:
+    """Return the blobs of some models, each once."""
+    named = frozenset[str]().union(*(model.blobs for model in held))
+    return [blobs[sha256] for sha256 in sorted(named) if sha256 in blobs]
 
 
 def _gone(chosen: Sequence[Held], held: Sequence[Held], blobs: Mapping[str, Blob]) -> list[Blob]:

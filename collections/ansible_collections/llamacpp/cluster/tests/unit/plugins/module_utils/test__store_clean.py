@@ -256,6 +256,17 @@ def test_what_was_written_half_goes(store):
     assert store.present(A)
 
 
+def test_what_was_remembered_of_files_that_are_gone(store, monkeypatch, tmp_path):
+    _path, manifest = foreign(store, tmp_path)
+    os.makedirs(os.path.join(store.root, "tensors"))
+    for sha256 in (A.files[0].sha256, manifest.files[0].sha256, "0" * 64):
+        with open(os.path.join(store.root, "tensors", sha256 + ".json"), "w") as stream:
+            stream.write("{}")
+    assert store.sweep().removed == []
+    later(monkeypatch, 8)
+    assert [path for path in store.sweep().removed if path.startswith("tensors")] == ["tensors/%s.json" % ("0" * 64)]
+
+
 def test_old_quarantine_and_marks_of_names_that_are_gone(store, monkeypatch):
     store.note_used(["a", "gone/by/now"])
     spoil(store.blob(A.files[1].sha256))

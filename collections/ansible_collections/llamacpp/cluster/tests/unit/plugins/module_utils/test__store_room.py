@@ -125,6 +125,8 @@ def test_a_refusal_has_the_figures_and_a_remedy():
     text = refused(30, Space(1000, 20, 30), models, {"used", "unused"})
     assert "every model in it is used or declared" in text
     assert text.endswith("raise llamacpp_models_quota, or stop declaring a model")
+    text = refused(30, Space(0, 20 + 3 * GIB, 0), models)
+    assert ", 3.0 GiB have no name yet, which go by themselves when nobody brings the rest: 10 bytes too few" in text
     text = refused(5 * GIB, Space(GIB, 20, 0), models)
     assert text.startswith(
         "needs 5.0 GiB more: 1.0 GiB are free on its disk, what nobody uses (unused, used) has 20 bytes"
