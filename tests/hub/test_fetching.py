@@ -20,7 +20,7 @@ def test_a_quantisation_comes_once(fetch: Run, hub: SimulatedHub, toys: Path, st
     assert first["changed"] is True
     assert first["name"] == REPO + "/Q4_K_M"
     assert first["fetched_bytes"] == (toys / "toy-Q4_K_M.gguf").stat().st_size
-    assert first["path"] == str(store / "names" / REPO / "Q4_K_M/toy-Q4_K_M.gguf")
+    assert first["file"] == str(store / "names" / REPO / "Q4_K_M/toy-Q4_K_M.gguf")
     assert named(store, first["name"]) == {"toy-Q4_K_M.gguf": sha256(toys / "toy-Q4_K_M.gguf")}
     source = first["manifest"]["source"]
     assert source["commit"] == first["commit"] == hub.repos[REPO].refs["main"]
@@ -71,7 +71,7 @@ def test_shards_in_a_folder_come_whole(fetch: Run, store: Path) -> None:
     by_quant = fetch(quant="UD-Q2_K_XL")
     names = [f"toy-UD-Q2_K_XL-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
     assert [item["name"] for item in by_quant["manifest"]["files"]] == names
-    assert by_quant["path"].endswith(names[0])
+    assert by_quant["file"].endswith(names[0])
     by_folder = fetch(folder="UD-Q2_K_XL/", name="mine")
     assert by_folder["fetched_bytes"] == 0
     assert named(store, "mine") == named(store, by_quant["name"])

@@ -146,7 +146,8 @@ class Environment:
         # Not /etc/pip.conf either, which may name an index that cannot be reached from here.
         environment["PIP_CONFIG_FILE"] = os.devnull
         if run_streaming(argv, environment, hear) != 0:
-            words = "".join(said)[-_TAIL:].strip()
+            # pip tells the causes among much else.
+            words = ("".join(line for line in said if line.startswith("ERROR")) or "".join(said))[-_TAIL:].strip()
             if "No module named venv" in words:
                 words = "Python has no module venv: install the distribution's python3 whole, with its standard library"
             raise EnvironmentFailedError("%s failed: %s" % (" ".join(argv), words))

@@ -133,7 +133,7 @@ class Fetch:
         if found:
             return Outcome(found.name, found, False)
         source = UrlSource(client)
-        wanted = gather(urls, {url: source.look(url) for url in urls}, checksums)
+        wanted = gather(urls, source.look, checksums)
         outcome = self._bring(name or name_of_file(wanted[0].name), wanted, source, record)
         return outcome._replace(warnings=tuple(self._unsaid(outcome, wanted)))
 
@@ -146,13 +146,12 @@ class Fetch:
         """
         source, record = PathSource(), {"paths": list(paths)}
         try:
-            looks = {path: source.look(path) for path in paths}
+            wanted = gather(paths, source.look, checksums)
         except FetchError as error:
             found = self._settled(record, "paths", record["paths"], name, checksums)
             if found is None:
                 raise
             return Outcome(found.name, found, False, warnings=("%s: %s" % (found.name, error),))
-        wanted = gather(paths, looks, checksums)
         called = name or name_of_file(wanted[0].name)
         if in_pieces(paths):
             if external:

@@ -154,7 +154,7 @@ def _bring_part(part: Remote, window: Window, source: Source, counter: Counter, 
                     "%s: %s; %d of its %d bytes are here and are kept: run again to go on"
                     % (source.origin(part), error, window.have(), part.size)
                 ) from error
-            counter.say("%s; trying again in %d s" % (error, pause))
+            counter.say("trying again in %d s: %s" % (pause, error))
             sleep(pause)
 
 
@@ -175,7 +175,7 @@ def ask(question: Callable[[], T], progress: Progress, sleep: Callable[[float], 
             pause = pause_after(failures, error)
             if pause is None:
                 raise UnreachableError("%s; run again later" % error) from error
-            progress.say("%s; trying again in %d s" % (error, pause), now=True)
+            progress.say("trying again in %d s: %s" % (pause, error), now=True)
             sleep(pause)
 
 

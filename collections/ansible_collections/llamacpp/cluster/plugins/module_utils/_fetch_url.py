@@ -9,7 +9,7 @@ import os
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Callable
 from urllib.parse import unquote, urlsplit
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_choice import (
@@ -22,6 +22,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_parts impo
 from ansible_collections.llamacpp.cluster.plugins.module_utils._http import Client, RemoteError, shown
 from ansible_collections.llamacpp.cluster.plugins.module_utils._join import Window, missing_pieces, piece, whole_files
 
+_SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\.gguf$")
 _CONTENT_RANGE = re.compile(r"^bytes (?:[0-9]+-[0-9]+|\*)/([0-9]+)$")
 
 
@@ -31,28 +32,29 @@ def name_of(address: str) -> str:
     return posixpath.basename(path)
 
 
-def gather(addresses: Sequence[str], parts: Mapping[str, Remote], checksums: Checksums) -> list[Wanted]:
-    """Return the files that addresses or paths become: pieces are joined in the order of their numbers.
+def gather(addresses: Sequence[str], look: Callable[[str], Remote], checksums: Checksums) -> list[Wanted]:
+    """Return the files that addresses or paths become, shards and pieces in the order of their numbers.
 
-    ``parts``: what is known of each address. Raises :class:`FetchError`, and :class:`_fetch_choice.ChoiceError`.
+    ``look`` finds out about one of them. Raises what it raises, :class:`FetchError`, and
+    :class:`_fetch_choice.ChoiceError`.
     """
     by_name: dict[str, str] = {}
     for address in addresses:
         name = name_of(address)
         if not name or name in by_name:
-            raise FetchError(
-                "%s: %s; every file needs a name of its own" % (shown(address), name or "it names no file")
-            )
+            reason = "two files are called %s" % name if name else "it names no file"
+            raise FetchError("%s: %s; every file needs a name of its own" % (shown(address), reason))
         by_name[name] = address
     gaps = missing_pieces(list(by_name))
     if gaps:
         whole, numbers = next(iter(gaps.items()))
         raise FetchError("%s: piece %s is missing; give all of them" % (whole, ", ".join(map(str, numbers))))
+    sets = whole_files(list(by_name))
     wanted = []
-    for whole, names in whole_files(list(by_name)).items():
-        found = tuple(parts[by_name[name]] for name in names)
-        known = found[0].sha256 if len(found) == 1 else None
-        wanted.append(Wanted(whole, "model", sum(part.size for part in found), known, found))
+    for whole in sorted(sets) if all(map(_SHARD.search, sets)) else sets:
+        parts = tuple(look(by_name[name]) for name in sets[whole])
+        known = parts[0].sha256 if len(parts) == 1 else None
+        wanted.append(Wanted(whole, "model", sum(part.size for part in parts), known, parts))
     return declare(wanted, checksums)
 
 

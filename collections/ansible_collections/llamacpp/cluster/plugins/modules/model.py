@@ -150,8 +150,8 @@ manifest:
       before the bytes are here.
   returned: O(state=present)
   type: dict
-path:
-  description: The file that C(--model) gets; empty where RV(manifest) is null.
+file:
+  description: The path that C(--model) gets; empty where RV(manifest) is null.
   returned: O(state=present)
   type: str
 commit:
@@ -306,7 +306,7 @@ def main() -> None:
         changed=outcome.changed,
         name=outcome.name,
         manifest=manifest.as_dict() if manifest else None,
-        path=fetch.store.path_of(outcome.name, manifest.first.name) if manifest else "",
+        file=fetch.store.path_of(outcome.name, manifest.first.name) if manifest else "",
         commit=outcome.commit,
         fetched_bytes=outcome.fetched,
         evicted=list(outcome.evicted),
