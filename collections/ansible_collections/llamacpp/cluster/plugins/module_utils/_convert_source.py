@@ -22,6 +22,9 @@ MAX_HEADER = 100_000_000
 # A module of sentence-transformers has a folder of its own, and nothing below it.
 DEPTH = 1
 INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
+# The largest models have some hundred; a name that says more is not believed.
+MAX_SHARDS = 4096
 # What runs code when it is read: Python, and pickles under the names that PyTorch's have.
 CODE = (".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # Bytes a weight, by outtype. q8_0: blocks of 32 with a scale of 2 bytes (ggml-common.h, block_q8_0). auto: 16 bits,
@@ -146,14 +149,7 @@ def _parts(directory: str, found: Mapping[str, str]) -> list[str]:
         named = _json(found[INDEX]).get("weight_map")
         if not isinstance(named, dict):
             raise ConvertError("%s has no weight_map: fetch it again" % found[INDEX])
-        parts = sorted({str(name) for name in named.values()})
-        absent = [name for name in parts if name not in found]
-        if absent:
-            raise ConvertError(
-                "source = %s: %d of %d files of weights are missing: %s: fetch them too"
-                % (directory, len(absent), len(parts), _some(absent))
-            )
-        return parts
+        return _all_there(directory, sorted({str(name) for name in named.values()}), found)
     parts = sorted(name for name in found if name.startswith("model") and name.endswith(".safetensors"))
     if not parts:
         others = sorted(name for name in found if name.lower().endswith((".safetensors", ".gguf", *CODE[1:])))
@@ -161,7 +157,26 @@ def _parts(directory: str, found: Mapping[str, str]) -> list[str]:
             "source = %s: no model*.safetensors there%s: only safetensors are converted; a GGUF file is declared as it "
             "is, without convert" % (directory, ", but %s" % _some(others) if others else "")
         )
+    # Without an index the converter takes what it finds, and does not miss a shard.
+    counted = [match for match in map(_SHARD.fullmatch, parts) if match]
+    whole = {
+        "%s-%05d-of-%05d.safetensors" % (match.group("stem"), number, int(match.group("count")))
+        for match in counted
+        for number in range(1, min(int(match.group("count")), MAX_SHARDS) + 1)
+    }
+    _all_there(directory, sorted(whole), found)
     return parts
+
+
+def _all_there(directory: str, names: list[str], found: Container[str]) -> list[str]:
+    """Return ``names``. Raises :class:`ConvertError` when one is not among the files."""
+    absent = [name for name in names if name not in found]
+    if absent:
+        raise ConvertError(
+            "source = %s: %d of %d files of weights are missing: %s: fetch them too"
+            % (directory, len(absent), len(names), _some(absent))
+        )
+    return names
 
 
 def _json(path: str) -> Mapping[str, Any]:

@@ -63,6 +63,16 @@ def test_shards_are_those_of_the_index(source):
     assert "1 of 2 files of weights are missing: model-00002-of-00002.safetensors" in refused(source)
 
 
+def test_shards_without_an_index_are_counted(source):
+    (source / "model.safetensors").unlink()
+    for number in (1, 2, 3):
+        shard = source / ("model-0000%d-of-00003.safetensors" % number)
+        shard.write_bytes(safetensors({str(number): (number,)}))
+    assert survey(str(source), trust_code=False).weights == 6
+    (source / "model-00003-of-00003.safetensors").unlink()
+    assert "1 of 3 files of weights are missing: model-00003-of-00003.safetensors" in refused(source)
+
+
 def test_code_is_withheld(source):
     for name in ("modeling_x.py", "pytorch_model.bin", "training_args.PT", "1_Pooling/x.pkl"):
         (source / name).write_bytes(b"")
