@@ -12,7 +12,13 @@ from collections.abc import Iterator
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _store_files as files
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError, read_header
-from ansible_collections.llamacpp.cluster.plugins.module_utils._manifest import File, Manifest, StoreError, utc
+from ansible_collections.llamacpp.cluster.plugins.module_utils._manifest import (
+    File,
+    Manifest,
+    StoreError,
+    check_file,
+    utc,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
 from ansible_collections.llamacpp.cluster.plugins.module_utils._store_state import State
 
@@ -105,7 +111,11 @@ class Blobs(State):
         self, part: str, name: str, role: str, progress: Progress, origin: str, expected: str | None = None
     ) -> File:
         """Make a blob of a part whose checksum may not be known; see :meth:`admit`. The part is gone afterwards."""
+        check_file(name)
         self._plain(part, name, origin)
+        # Before it is read: who had it may still have it open, but can no longer set its time back.
+        self._make_ours(part)
+        info = os.stat(part)
         try:
             self._check_header(part, name, origin)
             found = files.sha256_of(part, progress.say, what=name)
@@ -113,8 +123,7 @@ class Blobs(State):
         except StoreError:
             os.unlink(part)
             raise
-        self._make_ours(part)
-        return self._store(part, File(name, found, os.stat(part).st_size, role))
+        return self._store(part, File(name, found, info.st_size, role), info)
 
     def _plain(self, part: str, name: str, origin: str) -> os.stat_result:
         """See that a part is a file: of a link that somebody has put there, what it leads to would become root's."""
@@ -143,14 +152,17 @@ class Blobs(State):
             os.chown(part, 0, 0)
         os.chmod(part, 0o644)
 
-    def _store(self, part: str, file: File) -> File:
-        """Move verified bytes among the blobs."""
+    def _store(self, part: str, file: File, info: os.stat_result) -> File:
+        """Move verified bytes among the blobs; ``info``: what the part was before they were read.
+
+        Whoever changes it after that makes it another file than the stamp's.
+        """
         files.sync_file(part)
         with self._changing():
             if not self.trusted(file):
                 files.make_directory(self.blobs)
                 # First the stamp: a blob without one would have to be hashed again.
-                self._write_stamp(file.sha256, os.stat(part))
+                self._write_stamp(file.sha256, info)
                 os.rename(part, self.blob(file.sha256))
                 files.sync_directory(self.blobs)
             files.forget(part)
@@ -186,6 +198,7 @@ class Blobs(State):
         ``external``: nothing of it is held; its name will be a symbolic link (put ``path`` into the manifest's
         ``external``). It is hashed once, and again when its size, mtime or inode changed.
         """
+        check_file(name)
         real = os.path.realpath(path)
         if not os.path.isfile(real):
             raise StoreError("%s: no such file on this node" % path)
@@ -207,7 +220,7 @@ class Blobs(State):
         with self._incoming(found, progress) as part:
             files.forget(part)
             os.link(real, part)
-            return self._store(part, File(name, found, info.st_size, role))
+            return self._store(part, File(name, found, info.st_size, role), info)
 
     def _copy(self, real: str, name: str, role: str, progress: Progress, expected: str | None) -> File:
         """Copy a file of this node, hashing it on the way."""
@@ -222,7 +235,7 @@ class Blobs(State):
                 files.forget(part)
                 raise
             self._make_ours(part)
-            stored = self._store(part, File(name, found, info.st_size, role))
+            stored = self._store(part, File(name, found, info.st_size, role), os.stat(part))
         self.remember(real, info, found)
         return stored
 

@@ -169,6 +169,40 @@ def test_bytes_without_a_known_checksum(store):
     assert store.trusted(file) and not os.path.exists(part)
 
 
+def test_a_part_that_is_changed_behind_its_verification_is_not_trusted(store, monkeypatch):
+    file = describe("a.bin", b"right")
+    part = part_with(store, file, b"right")
+    with open(part, "r+b") as stream:
+
+        def change(path):
+            if path == part:
+                os.pwrite(stream.fileno(), b"wrong", 0)
+                os.utime(part, ns=(1, 1))
+
+        monkeypatch.setattr(_store_files, "sync_file", change)
+        store.admit(part, file, QUIET, "a peer that lies late")
+    assert not store.trusted(file)
+    assert store.lacking(Manifest("a", (file,)), QUIET) == [file]
+    assert not os.path.exists(store.blob(file.sha256))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody")
+def test_whoever_brought_a_part_cannot_set_its_time_back(store, monkeypatch):
+    file = describe("a.bin", b"right")
+    part = part_with(store, file, b"right")
+    os.chown(part, 65534, 65534)
+    owners = []
+    real = _store_files.sha256_of
+
+    def spy(path, *arguments, **options):
+        owners.append(os.stat(path).st_uid)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(_store_files, "sha256_of", spy)
+    store.admit(part, file, QUIET, "a peer")
+    assert owners == [0]
+
+
 def test_progress_is_said(store, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(Progress, "say", lambda self, line, now=False: said.append(line))
