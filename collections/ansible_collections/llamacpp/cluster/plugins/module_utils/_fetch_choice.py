@@ -30,6 +30,7 @@ _IMATRIX = re.compile(r"imatrix", re.IGNORECASE)
 # Projectors are small and kept precise; F16 runs on any GPU, BF16 does not.
 _MMPROJ_ORDER = ("F16", "BF16", "F32", "Q8_0")
 _MENTIONED = 12
+SAFETENSORS = ".safetensors"
 
 Checksums = Union[str, Mapping[str, str], None]
 
@@ -88,7 +89,11 @@ def choose(repo: str, files: Sequence[Remote], selection: Selection, checksums: 
     else:
         chosen = _only(repo, whole)
     wanted = [_wanted(whole[name], "model") for name in chosen]
-    wanted += _beside(repo, whole, chosen, selection.beside)
+    beside = selection.beside
+    if chosen[0].endswith(SAFETENSORS):
+        # Other than a GGUF file, weights alone are no model.
+        beside = tuple(dict.fromkeys((*beside, "tokenizer", *_indices(whole, chosen[0]))))
+    wanted += _beside(repo, whole, chosen, beside)
     names = [item.name for item in wanted]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -104,6 +109,8 @@ def choose_name(repo: str, selection: Selection, wanted: Sequence[Wanted]) -> st
     first = wanted[0].parts[0].name
     if selection.folder:
         return hub_name(repo, selection.folder.strip("/"))
+    if first.endswith(SAFETENSORS):
+        return hub_name(repo, SAFETENSORS[1:])
     quant = None if selection.file else quantisation_name(_name_of(wanted[0].parts))
     return hub_name(repo, quant or stem(wanted[0].name or first))
 
@@ -288,8 +295,20 @@ def _only(repo: str, whole: Mapping[str, tuple[Remote, ...]]) -> list[str]:
     sets = _sets(_models(whole))
     if not found and len(sets) == 1:
         return _complete(repo, next(iter(sets.values())))
-    there = _offers(found) if found else listing(sets)
+    weights = _sets(name for name in whole if name.endswith(SAFETENSORS) and "/" not in name)
+    if not sets and weights:
+        # Some have the weights a second time, as their makers name them; "model" is what transformers reads.
+        own = [names for key, names in weights.items() if key.startswith("model")] or list(weights.values())
+        if len(own) == 1:
+            return _complete(repo, own[0])
+    there = _offers(found) if found else listing(sets or weights)
     raise ChoiceError("%s: say which one with quant, folder or file; it has %s" % (repo, there))
+
+
+def _indices(whole: Iterable[str], chosen: str) -> list[str]:
+    """Return the file that says which of several files of weights has which tensor, where there is one."""
+    folder = posixpath.dirname(chosen)
+    return [name for name in whole if name.endswith(SAFETENSORS + ".index.json") and posixpath.dirname(name) == folder]
 
 
 def _beside(

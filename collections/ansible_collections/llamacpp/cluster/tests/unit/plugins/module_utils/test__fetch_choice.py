@@ -176,7 +176,29 @@ def test_checksums_of_the_operator():
         chosen(quant="UD-Q2_K_XL", checksums=SHA)
 
 
-def test_safetensors_of_a_repository_are_a_set_too():
-    names = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "tokenizer.json"]
-    found, _wanted = chosen(names, file="*.safetensors", beside=("tokenizer",))
-    assert found == [names[1], names[2], names[0], names[3]]
+SAFETENSORS = [
+    "README.md",
+    "config.json",
+    "consolidated.safetensors",
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "onnx/model.safetensors",
+    "tokenizer.json",
+]
+
+
+@pytest.mark.parametrize("selection", [{}, {"file": "model-*.safetensors"}])
+def test_safetensors_come_with_all_that_makes_them_a_model(selection):
+    found, wanted = chosen(SAFETENSORS, **selection)
+    assert found[:2] == SAFETENSORS[3:5]
+    assert sorted(found[2:]) == ["config.json", "model.safetensors.index.json", "tokenizer.json"]
+    assert choose_name(REPO, Selection(**selection), wanted) == "owner/m-GGUF/safetensors"
+
+
+def test_safetensors_that_are_not_whole_or_not_one_model():
+    with pytest.raises(ChoiceError, match=r"file 1 of 2 of model is missing"):
+        chosen(SAFETENSORS[:3] + SAFETENSORS[4:])
+    with pytest.raises(ChoiceError, match=r"it has a\.safetensors, b\.safetensors"):
+        chosen(["a.safetensors", "b.safetensors", "config.json"])
+    assert chosen(["m-Q4_K_M.gguf", "model.safetensors", "config.json"])[0] == ["m-Q4_K_M.gguf"]
