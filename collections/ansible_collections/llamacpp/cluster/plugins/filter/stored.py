@@ -75,6 +75,12 @@ def seed_sources(
     return [source for source in found if source]
 
 
+def swarm_torrents(nodes: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], register: str) -> dict[str, str]:
+    """Return the torrents of models, by name; ``register``: of loops of swarm on the nodes that have them."""
+    results = [result for node in nodes for result in (hostvars[node].get(register) or {}).get("results", ())]
+    return {result["item"]["model"]: result["torrent"] for result in results if result.get("torrent")}
+
+
 def words(work: Sequence[Mapping[str, Any]], node: str) -> list[str]:
     """Return what a run does on a node, a sentence each."""
     return [word for item in work for word in _model_work.work_words(item, node)]
@@ -96,10 +102,12 @@ class FilterModule:
             "model_shares": _model_work.shared_files,
             "model_source": _model_work.source_options,
             "model_sources": share_sources,
+            "model_swarms": _model_work.swarms,
             "model_words": words,
             "model_work": _model_work.model_work,
             "seed_entries": seed_entries,
             "seed_instances": _model_seeds.headed,
             "seed_sources": seed_sources,
             "seed_stamp": _model_seeds.stamp,
+            "swarm_torrents": swarm_torrents,
         }

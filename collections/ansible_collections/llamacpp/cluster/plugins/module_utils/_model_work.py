@@ -15,6 +15,8 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._distribution imp
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import size_text
 
 HTTP, SWARM, RSYNC, SHARED = "http", "swarm", "rsync", "shared"
+# Ports from which each run takes a few, so that two runs at once do not want the same.
+SWARM_PORTS = 1000
 
 Stores = Mapping[str, Mapping[str, Any]]
 
@@ -236,6 +238,35 @@ def share_sources(
             found[item["name"]] = [
                 {file["sha256"]: url for file, url in zip(files, places)} for files, places in offers if places
             ]
+    return found
+
+
+def swarms(
+    plan: Mapping[str, Any], work: Sequence[Mapping[str, Any]], node: str, run: int, base: int
+) -> list[dict[str, Any]]:
+    """Return the swarms that a node takes part in, for module swarm.
+
+    ``run``: a number that other runs do not have, by which units have names and ports of their own. ``base``: the first
+    of :data:`SWARM_PORTS` ports. A swarm has ``model``, ``name``, ``seed`` (whether the node has the model),
+    ``address``, ``port`` and ``peers``.
+    """
+    found = []
+    for number, item in enumerate(item for item in work if item["transport"] == SWARM and item["receivers"]):
+        members = [*item["seeds"], *item["receivers"]]
+        if node not in members:
+            continue
+        addresses = plan["models"][item["name"]]["addresses"]
+        port = base + (run + number) % SWARM_PORTS
+        found.append(
+            {
+                "model": item["name"],
+                "name": "%d-%d" % (run, number),
+                "seed": node in item["seeds"],
+                "address": addresses[node],
+                "port": port,
+                "peers": ["%s:%d" % (addresses[member], port) for member in members if member != node],
+            }
+        )
     return found
 
 

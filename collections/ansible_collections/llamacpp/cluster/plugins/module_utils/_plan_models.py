@@ -87,6 +87,11 @@ def _way(declared: Declared, offer: Offer, model: Mapping[str, Any], nodes: Mapp
         all(_can_swarm(nodes.get(node)) for node in takers),
         all(node in addresses for node in takers),
     )
+    if transport in ("http", "swarm") and len(takers) > 1 and not takers <= set(addresses):
+        transport, why = "rsync", "the nodes do not reach each other, so the control node sends it to each"
+    if transport == "rsync":
+        # What it sends, it has to have.
+        fetcher = CONTROLLER
     return {
         "fetcher": fetcher,
         "transport": transport,

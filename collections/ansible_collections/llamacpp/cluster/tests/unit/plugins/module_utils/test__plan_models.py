@@ -87,8 +87,9 @@ def test_what_is_declared_is_obeyed():
 def test_nodes_that_do_not_reach_each_other_are_served_by_the_control_node():
     facts = nodes(2)
     facts["node2"] = NodeFacts.from_dict(node("192.168.9.12"))
-    (found,) = planned(*on("node1", "node2"), facts=facts).values()
-    assert (found["transport"], found["addresses"]) == ("rsync", {})
+    for declared in ("auto", "http", "swarm"):
+        (found,) = planned(*on("node1", "node2"), facts=facts, models_transport=declared).values()
+        assert (found["transport"], found["addresses"], found["fetcher"]) == ("rsync", {}, "controller")
 
 
 @pytest.mark.parametrize(
