@@ -115,6 +115,7 @@ extends_documentation_fragment:
   - llamacpp.cluster.attributes.no_diff
 seealso:
   - module: llamacpp.cluster.llama_source
+  - module: llamacpp.cluster.python_environment
 author:
   - The llamacpp.cluster authors (@llamacpp-cluster)
 """
