@@ -137,9 +137,9 @@ def test_a_tool_that_is_not_there(tmp_path):
 def test_nothing_of_the_operators_reaches_a_tool(monkeypatch):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PYTHONPATH", "NO_LOCAL_GGUF", "LD_PRELOAD", "https_proxy"):
         monkeypatch.setenv(name, "secret")
-    env = runs.environment("/work", 2, {"MARK": "/work"})
+    env = runs.environment("/scratch", 2, {"MARK": "/scratch"})
     assert "secret" not in env.values()
-    assert (env["HF_HUB_OFFLINE"], env["OMP_NUM_THREADS"], env["MARK"]) == ("1", "2", "/work")
+    assert (env["HF_HUB_OFFLINE"], env["OMP_NUM_THREADS"], env["MARK"]) == ("1", "2", "/scratch")
 
 
 def test_packages_of_an_environment(tmp_path):
