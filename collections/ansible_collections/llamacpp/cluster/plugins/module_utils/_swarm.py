@@ -4,15 +4,19 @@
 
   python3 _swarm.py CONFIG.json
 
-The module hands this file as it is to systemd on a node, so it uses the standard library and libtorrent (2.0.8 or
-newer) and nothing of the collection. CONFIG: ``torrent`` (path of a torrent file of version 2), ``files`` (name in the
+The module hands this file as it is to systemd on a node, so it uses the standard library and libtorrent 2.1 and nothing
+of the collection. CONFIG: ``torrent`` (path of a torrent file of version 2), ``files`` (name in the
 torrent -> path; those that are lacking are there already with their size, to be written in place), ``have`` (name ->
 text of a ``1`` for each piece that was verified and a ``0`` for others; a file of ``1`` alone is only read),
 ``address``, ``port`` (0: any), ``peers`` (``address:port``; nobody else is talked to), ``idle`` (seconds without a
 byte after which it ends), ``rate`` (bytes a second in each direction; 0: no limit).
 
 It says ``READY=1`` once it listens, and then again and again, as ``STATUS``, a JSON object: ``port``, ``bytes`` (of all
-files), ``done`` (verified), ``sent``, ``peers`` (connected), ``banned`` (addresses that sent wrong bytes), ``error``.
+files), ``done``, ``complete`` (all verified), ``pieces`` (verified ones as bits, the first one highest, in hexadecimal
+digits), ``received`` and ``sent`` (bytes), ``peers`` (connected), ``banned`` (addresses that sent wrong bytes), and
+``error``.
+
+Told to stop, it ends when what arrived has been written.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 # What libtorrent's own defaults say is for strangers on the internet; these are a few peers of one cluster.
 QUIET = {
@@ -57,9 +61,8 @@ FAST = {
     "inactivity_timeout": 30,
     "handshake_timeout": 5,
     "peer_connect_timeout": 5,
-    # Enough on the way for 100 Gbit/s with a millisecond between.
-    "max_out_request_queue": 4000,
-    "max_allowed_in_request_queue": 8000,
+    # Whole pieces from one peer, as libtorrent prefers them, come from the sender once for each receiver.
+    "whole_pieces_threshold": 0,
     "send_buffer_watermark": 4 << 20,
     "send_buffer_low_watermark": 1 << 20,
     "send_buffer_watermark_factor": 150,
@@ -67,13 +70,15 @@ FAST = {
     # Rate limits are for peers near by, too.
     "ignore_limits_on_local_network": False,
 }
-# errors | status | peer errors | ip blocks: who was banned, and what the disk says (alert.hpp, alert_category).
-ALERTS = 1 | 2 | 64 | 256
+# error | peer | storage | status of alert_category: who was banned, and what the disk says (libtorrent's alert.hpp).
+ALERTS = 1 | 2 | 8 | 64
+BLOCK = 16 << 10
 STATUS_SECONDS = 0.5
+IDLE = "nobody wants anything any more"
 RECONNECT_SECONDS = 2.0
-# Longer than a file's last blocks need to reach the disk.
 LISTEN_SECONDS = 10.0
-FAR_FUTURE = float("inf")
+# A disk that needs longer for what libtorrent has not written yet does not answer any more.
+FLUSH_SECONDS = 60.0
 
 
 class Engine:
@@ -88,9 +93,14 @@ class Engine:
         address = config["address"]
         listen = "[%s]:%d" % (address, config["port"]) if ":" in address else "%s:%d" % (address, config["port"])
         settings = dict(QUIET, **FAST, listen_interfaces=listen, outgoing_interfaces=address, alert_mask=ALERTS)
+        information = library.torrent_info(config["torrent"])
+        # What is asked of a peer at a time. More than half a piece, and several receivers ask the only sender for the
+        # same pieces before they know of each other's; less leaves a fast cable idle.
+        settings["max_out_request_queue"] = information.piece_length() // BLOCK // 2
+        settings["max_allowed_in_request_queue"] = settings["max_out_request_queue"]
         self.session = library.session(settings)
         self.session.set_ip_filter(self._only_peers())
-        self.torrent = self.session.add_torrent(self._parameters())
+        self.torrent = self.session.add_torrent(self._parameters(information))
         self.port = self._listening()
 
     def _only_peers(self) -> Any:
@@ -102,16 +112,16 @@ class Engine:
             allowed.add_rule(address, address, 0)
         return allowed
 
-    def _parameters(self) -> Any:
+    def _parameters(self, information: Any) -> Any:
         """Return libtorrent's description of what is to be done."""
         flags = self.library.torrent_flags
         parameters = self.library.add_torrent_params()
-        parameters.ti = self.library.torrent_info(self.config["torrent"])
+        parameters.ti = information
         parameters.save_path = "/"
-        storage = parameters.ti.files()
+        storage = information.layout()
         have: list[bool] = []
         renamed = {}
-        piece = parameters.ti.piece_length()
+        piece = information.piece_length()
         for index in range(storage.num_files()):
             if storage.file_flags(index) & self.library.file_flags_t.flag_pad_file:
                 continue
@@ -171,6 +181,9 @@ class Engine:
                 "port": self.port,
                 "bytes": status.total_wanted,
                 "done": status.total_wanted_done,
+                "complete": status.is_seeding,
+                "pieces": bits(status.pieces),
+                "received": status.total_payload_download,
                 "sent": status.total_payload_upload,
                 "peers": status.num_peers,
                 "banned": sorted(self.banned),
@@ -180,13 +193,29 @@ class Engine:
             if self.error:
                 return self.error
             if now - moved_at > self.config["idle"]:
-                return "idle" if status.is_seeding else "nothing came for %d s" % self.config["idle"]
+                return IDLE if status.is_seeding else "nothing came for %d s" % self.config["idle"]
             if now >= reconnect_at and (not status.is_seeding or not status.num_peers):
                 reconnect_at = now + RECONNECT_SECONDS
                 for peer in self.peers:
                     self.torrent.connect_peer(peer)
-            self.session.wait_for_alert(int(STATUS_SECONDS * 1000))
-            time.sleep(STATUS_SECONDS / 5)
+            time.sleep(STATUS_SECONDS)
+
+    def close(self) -> None:
+        """Write what has arrived."""
+        self.session.pause()
+        self.torrent.flush_cache()
+        deadline = time.monotonic() + FLUSH_SECONDS
+        while time.monotonic() < deadline:
+            self.session.wait_for_alert(200)
+            if any(isinstance(alert, self.library.cache_flushed_alert) for alert in self.session.pop_alerts()):
+                return
+
+
+def bits(values: list[bool]) -> str:
+    """Return bits as hexadecimal digits, the first one highest."""
+    text = "".join("1" if value else "0" for value in values)
+    text += "0" * (-len(text) % 4)
+    return "".join("%x" % int(text[at : at + 4], 2) for at in range(0, len(text), 4))
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -217,9 +246,14 @@ def notify(text: str) -> None:
         connection.sendall(text.encode())
 
 
-def stop(_number: int, _frame: object) -> None:
+class StoppedError(Exception):
+    """Somebody told this process to end."""
+
+
+def stop(_number: int, _frame: object) -> NoReturn:
     """End as soon as what is under way has been written."""
-    raise SystemExit(0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise StoppedError
 
 
 def main() -> None:
@@ -228,11 +262,14 @@ def main() -> None:
     with open(sys.argv[1], encoding="utf-8") as stream:
         config = json.load(stream)
     engine = Engine(config, importlib.import_module("libtorrent"))
-    notify("READY=1")
-    end = engine.run()
-    say(end)
-    if end != "idle":
-        raise SystemExit(1)
+    try:
+        notify("READY=1")
+        end = engine.run()
+    except StoppedError:
+        end = IDLE
+    engine.close()
+    if end != IDLE:
+        raise SystemExit(end)
 
 
 if __name__ == "__main__":

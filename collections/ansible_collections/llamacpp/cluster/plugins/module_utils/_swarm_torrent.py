@@ -116,6 +116,12 @@ def tree_root(hashes: list[bytes], padding: bytes, width: int = 1) -> bytes:
     return hashes[0]
 
 
+def small_root(data: bytes) -> bytes:
+    """Return the root of a file that is no larger than a piece."""
+    view = memoryview(data)
+    return tree_root([hashlib.sha256(view[at : at + BLOCK]).digest() for at in range(0, len(data), BLOCK)], _ZERO)
+
+
 def piece_hash(data: bytes, piece: int) -> bytes:
     """Return the hash of one piece of a file of several pieces (the last one may be shorter)."""
     view = memoryview(data)
@@ -130,8 +136,7 @@ def content_of(path: str, piece: int, progress: Callable[[int], None] = lambda d
     try:
         if size <= piece:
             data = os.pread(descriptor, piece, 0)
-            leaves = [hashlib.sha256(data[at : at + BLOCK]).digest() for at in range(0, len(data), BLOCK)]
-            root = tree_root(leaves, _ZERO)
+            root = small_root(data)
             return Content(size, root, (root,))
 
         def one(at: int) -> bytes:
