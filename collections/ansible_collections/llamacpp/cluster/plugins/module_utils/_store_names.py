@@ -201,6 +201,8 @@ class Names(Blobs):
         if check:
             return self._choose(needed, quota, set(keep))
         with self._changing():
+            # A run that finds all in place notes nothing; so a service that goes leaves this as its last use.
+            self.note_used(sorted(set(self.names()) & {*self.users(), *keep}))
             evicted = self._choose(needed, quota, set(keep))
             for name in evicted:
                 self.remove(name)
