@@ -13,24 +13,11 @@ from typing import Any
 
 import gguf_repos
 import pytest
-from hub_toys import REPO, Answer, Run, files_of
+from hub_toys import COLLECTIONS, PROGRAM, REPO, Answer, Run, files_of
 from simulated_hub import SimulatedHub
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _fetch_hub, _fetch_parts
 from ansible_collections.llamacpp.cluster.plugins.modules import model
-
-COLLECTIONS = Path(model.__file__).parents[5]
-# Arguments come by stdin, as Ansible gives them: nobody reads them in the list of processes.
-PROGRAM = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from ansible.module_utils.testing import patch_module_args
-from ansible_collections.llamacpp.cluster.plugins.module_utils import _fetch_hub
-from ansible_collections.llamacpp.cluster.plugins.modules import model
-_fetch_hub.CHUNK = 4096
-with patch_module_args(json.load(sys.stdin)):
-    model.main()
-"""
 
 
 @pytest.fixture(autouse=True)

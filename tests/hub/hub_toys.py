@@ -7,7 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.llamacpp.cluster.plugins.modules import model
+
 REPO = "owner/toy-GGUF"
+COLLECTIONS = Path(model.__file__).parents[5]
+# Arguments come by stdin, as Ansible gives them: nobody reads them in the list of processes.
+PROGRAM = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _fetch_hub
+from ansible_collections.llamacpp.cluster.plugins.modules import model
+_fetch_hub.CHUNK = 4096
+with patch_module_args(json.load(sys.stdin)):
+    model.main()
+"""
 Answer = dict[str, Any]
 Run = Callable[..., Answer]
 

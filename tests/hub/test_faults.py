@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import COLLECTIONS, PROGRAM
-from hub_toys import REPO, Run, named, sha256
+from hub_toys import COLLECTIONS, PROGRAM, REPO, Run, named, sha256
 from simulated_hub import SimulatedHub
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _fetch_parts
@@ -97,8 +96,9 @@ def test_later_please(fetch: Run, hub: SimulatedHub, toys: Path, store: Path, pa
     assert is_whole(toys, store)
 
 
-def test_the_wish_of_the_hub_is_heard(fetch: Run, hub: SimulatedHub) -> None:
-    hub.fault("status", path="/api/models/", status=429, headers={"Retry-After": "2"})
+@pytest.mark.parametrize("headers", [{"Retry-After": "2"}, {"RateLimit": '"api";r=0;t=2'}])
+def test_the_wish_of_the_hub_is_heard(fetch: Run, hub: SimulatedHub, headers: dict[str, str]) -> None:
+    hub.fault("status", path="/api/models/", status=429, headers=headers)
     assert fetch(quant="Q4_K_M")["seconds"] >= 2
 
 
@@ -152,6 +152,13 @@ def test_a_file_that_is_no_model(fetch: Run, hub: SimulatedHub, store: Path) -> 
     answer = fetch(quant="Q4_K_M")
     assert "bad-Q4_K_M.gguf from hf://owner/toy-GGUF/bad-Q4_K_M.gguf is no usable model" in answer["msg"]
     assert not (store / "names").exists()
+
+
+def test_a_name_that_no_file_can_have(fetch: Run, hub: SimulatedHub, store: Path) -> None:
+    hub.add(REPO, {"bad(1)-Q4_K_M.gguf.part1of2": b"x" * 5000, "bad(1)-Q4_K_M.gguf.part2of2": b"y" * 5000})
+    answer = fetch(quant="Q4_K_M")
+    assert "file name 'bad(1)-Q4_K_M.gguf'" in answer["msg"] and "rename the file" in answer["msg"]
+    assert not hub.gets() and not store.exists()
 
 
 def test_a_part_of_something_longer(fetch: Run, hub: SimulatedHub, toys: Path, store: Path) -> None:

@@ -41,7 +41,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._hub import DEFAU
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model_name import name_of_file
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
 from ansible_collections.llamacpp.cluster.plugins.module_utils._split import check_set
-from ansible_collections.llamacpp.cluster.plugins.module_utils._store import File, Manifest, Store
+from ansible_collections.llamacpp.cluster.plugins.module_utils._store import File, Manifest, Store, check_file
 
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 # What of a manifest's source says which files are meant; with the commit, it says which bytes.
@@ -185,6 +185,8 @@ class Fetch:
 
     def _bring(self, name: str, wanted: Sequence[Wanted], source: Source, record: Mapping[str, Any]) -> Outcome:
         """Bring what is lacking, see that it belongs together, and give it its name."""
+        for item in wanted:
+            check_file(item.name)
         stored = self.store.manifest(name)
         known = {item.name: self._known(item, stored) for item in wanted}
         lacking = self._lacking(name, wanted, known)

@@ -34,12 +34,15 @@ RANGE = 32 << 30
 SECONDS = 30.0  # of silence
 _LATER = (408, 425, 429, 500, 502, 503, 504)
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
+# "api";r=0;t=55: no request left in this window, which ends in so many seconds (draft-ietf-httpapi-ratelimit-headers).
+_LIMIT = re.compile(r"\br=0\s*;\s*t=([0-9]+)")
 _SETTINGS = {
     # Xet's own protocol cannot go on with what came before, and mirrors do not speak it.
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+    "HF_HUB_DOWNLOAD_TIMEOUT": "%d" % SECONDS,
 }
 
 
@@ -94,7 +97,7 @@ class Hub:
                 if isinstance(error, self._errors.HfHubHTTPError):
                     raise
                 # The client has tried six times already, within half a minute.
-                raise UnreachableError("%s; run again later" % self._silent(error)) from error
+                raise UnreachableError(self._silent(error) + "; run again") from error
         files = [item for item in entries if hasattr(item, "blob_id")]
         return [
             Remote(
@@ -202,7 +205,8 @@ def _not_now(response: Any) -> None:
     """
     if response.status_code not in _LATER:
         return
-    wish = str(response.headers.get("Retry-After") or "")
+    limit = _LIMIT.search(str(response.headers.get("RateLimit") or "")) if response.status_code == 429 else None
+    wish = limit.group(1) if limit else str(response.headers.get("Retry-After") or "")
     pause = float(wish) if wish.isdigit() and len(wish) < 10 else None
     words = "the hub says %d" % response.status_code
     if pause is not None and pause > LONGEST_PAUSE:

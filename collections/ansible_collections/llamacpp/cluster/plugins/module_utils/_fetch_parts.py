@@ -21,7 +21,8 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import 
 
 ATTEMPTS = 5
 FIRST_PAUSE = 1.0  # seconds; doubles
-LONGEST_PAUSE = 60.0
+# The public hub counts requests by windows of five minutes.
+LONGEST_PAUSE = 330.0
 BLOCK = 1 << 20
 _OID = re.compile(r"^[0-9a-f]{40}$")
 
@@ -120,7 +121,7 @@ def bring(
                 window = Window(stream, start, part.size, counter.came)
                 _bring_part(part, window, source, counter, sleep)
                 if len(wanted.parts) > 1 or not part.sha256:
-                    _check(part, window, source)
+                    _check(part, window, source, counter)
                 start += part.size
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -174,20 +175,26 @@ def ask(question: Callable[[], T], progress: Progress, sleep: Callable[[float], 
             failures += 1
             pause = pause_after(failures, error)
             if pause is None:
-                raise UnreachableError("%s; run again later" % error) from error
+                raise UnreachableError(
+                    "%s; run again later, set llamacpp_hub_endpoint to a mirror, or let the control node fetch"
+                    " (llamacpp_models_fetcher: controller)" % error
+                ) from error
             progress.say("trying again in %d s: %s" % (pause, error), now=True)
             sleep(pause)
 
 
-def _check(part: Remote, window: Window, source: Source) -> None:
+def _check(part: Remote, window: Window, source: Source, counter: Counter) -> None:
     """Compare a part with what its publisher says of it; wrong bytes go, so that they come anew."""
     digest = hashlib.sha256() if part.sha256 else hashlib.sha1(b"blob %d\0" % part.size)
     expected = part.sha256 or part.oid
     if expected is None or not (part.sha256 or _OID.match(expected)):
         return  # Nobody says what it has to be: a plain address, or a file of this node.
     window.seek(0)
+    started = time.monotonic()
     for block in iter(lambda: window.read(BLOCK), b""):
         digest.update(block)
+        done = amount(window.tell(), part.size, started, time.monotonic())
+        counter.progress.say("checking %s: %s" % (source.origin(part), done))
     if digest.hexdigest() != expected:
         window.seek(0)
         window.truncate()
