@@ -200,18 +200,20 @@ def token(module: AnsibleModule) -> str | None:
     """Return the token for the hub."""
     path = module.params["token_file"]
     if module.params["token"] or not path:
-        return find_token(module.params["token"])
+        found = find_token(module.params["token"])
+        module.no_log_values.update([found] if found else [])
+        return found
     try:
         with open(path, encoding="utf-8") as stream:
-            found = stream.read(TOKEN_BYTES).strip()
+            text = stream.read(TOKEN_BYTES).strip()
     except UnicodeDecodeError:
-        found = ""
+        text = ""
     except OSError as error:
         raise FetchError("token_file = %s: %s" % (path, (error.strerror or "").lower())) from error
-    if not found or not found.isprintable() or " " in found:
+    if not text or not text.isprintable() or " " in text:
         raise FetchError("token_file = %s: it has no token; write the token into it, and nothing else" % path)
-    module.no_log_values.add(found)
-    return found
+    module.no_log_values.add(text)
+    return text
 
 
 def checksums(module: AnsibleModule) -> dict[str, str] | str | None:
