@@ -45,7 +45,7 @@ def bundle_files(
     sources: Mapping[str, Any],
     pages: Mapping[str, Any],
     toolkits: Mapping[str, Any],
-    models: Mapping[str, Any],
+    models: Sequence[Mapping[str, Any]],
     packages: Sequence[Mapping[str, Any]],
     releases: Mapping[str, Mapping[str, Any]],
     cache: str,
@@ -53,8 +53,8 @@ def bundle_files(
     """List what is packed, for the option C(files) of bundle.
 
     ``sources``, ``pages`` and ``toolkits``: results of loops of llama_source, llama_ui and cuda_wheels. ``models``: of
-    a loop of model over :func:`planned_models`, which fetched them into the control node's store. ``packages``: what
-    nodes collected, each ``system``, ``nodes``, ``packages`` (asked for) and ``versions``. ``releases``: of the plan.
+    :func:`bundle_manifests`, in the control node's store. ``packages``: what nodes collected, each ``system``,
+    ``nodes``, ``packages`` (asked for) and ``versions``. ``releases``: of the plan.
     """
     found: list[dict[str, Any]] = []
     for result in _done(sources):
@@ -67,8 +67,8 @@ def bundle_files(
     # Keys of package repositories that cuda_toolkit keeps there, too.
     keys = sorted(glob.glob(os.path.join(glob.escape(cache), "cuda", "*.pub")))
     found += [{"kind": "cuda", "file": file} for file in dict.fromkeys([*wheels, *keys])]
-    for result in _done(models):
-        found += _bundle_models.packed_files(result["item"], result["manifest"], os.path.join(cache, "models"))
+    for entry in models:
+        found += _bundle_models.packed_files(entry["item"], entry["manifest"], os.path.join(cache, "models"))
     for entry in packages:
         details = {"needed_by": entry["nodes"], "requested": entry["packages"], "versions": entry["versions"]}
         file = os.path.join(cache, "bundle", entry["system"] + ".tar")
@@ -79,6 +79,19 @@ def bundle_files(
             details = {"needed_by": release["nodes"], "release": release["inputs"].get("release", "")}
             found.append({"kind": "release", "file": archive, "name": name, "details": details})
     return found
+
+
+def bundle_manifests(
+    models: Sequence[Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]], fetched: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return ``item`` and ``manifest`` of each model that is packed.
+
+    ``models``: of :func:`planned_models`. ``known``: manifests by name, of what the control node's store had already.
+    ``fetched``: result of a loop of model over the others.
+    """
+    manifests = {result["item"]["name"]: result["manifest"] for result in _done(fetched)}
+    manifests.update(known)
+    return [{"item": item, "manifest": manifests[item["name"]]} for item in models]
 
 
 def _done(registered: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -131,6 +144,7 @@ class FilterModule:
         """Return name -> function."""
         return {
             "from_bundle": from_bundle,
+            "bundle_manifests": bundle_manifests,
             "bundle_models": _bundle_models.planned_models,
             "bundle_system": bundle_system,
             "bundle_toolchain": bundle_toolchain,

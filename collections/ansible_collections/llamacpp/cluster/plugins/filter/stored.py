@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils import _model_seeds, _model_work
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _conversions, _model_seeds, _model_work
 
 
 def found_stores(nodes: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], register: str) -> dict[str, Any]:
@@ -92,8 +92,11 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return name -> function."""
         return {
+            "conversions": _conversions.conversions,
+            "converted": _conversions.converted,
             "fetched_models": fetched_models,
             "found_stores": found_stores,
+            "from_conversion": _conversions.with_results,
             "model_fetches": _model_work.fetch_items,
             "model_known": _model_work.known_manifests,
             "model_locals": _model_work.local_models,

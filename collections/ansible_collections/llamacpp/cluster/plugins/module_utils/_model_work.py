@@ -132,18 +132,20 @@ def work_words(item: Mapping[str, Any], node: str) -> list[str]:
     return words
 
 
-def known_manifests(plan: Mapping[str, Any], store: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def known_manifests(plan: Mapping[str, Any], store: Mapping[str, Any], root: str) -> dict[str, dict[str, Any]]:
     """Return what a store has of the plan's models under their names, unchanged since it was verified, by name.
 
-    ``store``: what model_info says of the control node's, for files that lie there; of these alone, nobody knows the
-    checksums beforehand.
+    ``store``: what model_info says of the control node's, at ``root``, for files that lie there; of these alone, nobody
+    knows the checksums beforehand. What was converted lies in the store itself.
     """
     found = {}
     for name in local_models(plan):
         model = plan["models"][name]
         paths = source_options({**model, "checksums": {}, "files": _own(model["files"])})["paths"]
+        inside = [posixpath.join(root, "names", name, posixpath.basename(path)) for path in paths]
         for known in store.get("models", ()):
-            if _has({"models": [known]}, name, model["files"]) and known["source"].get("paths") == paths:
+            mine = paths == inside or known["source"].get("paths") == paths
+            if mine and _has({"models": [known]}, name, model["files"]):
                 found[name] = portable(known)
     return found
 

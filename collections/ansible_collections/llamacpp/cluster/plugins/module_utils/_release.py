@@ -26,7 +26,7 @@ RPC_SERVER_NAMES = ("ggml-rpc-server", "rpc-server")
 
 # What a node runs and an operator measures with. Targets that a version of
 # llama.cpp does not have are left out; llama-server and the RPC server are not.
-OPTIONAL_TARGETS = ("llama-bench", "llama-fit-params")
+OPTIONAL_TARGETS = ("llama-bench", "llama-fit-params", "llama-quantize")
 
 _BUILD_TAG = re.compile(r"^b([0-9]+)$")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._]+")

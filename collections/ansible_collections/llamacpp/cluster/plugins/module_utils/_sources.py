@@ -118,6 +118,9 @@ def offers(declared: Declared, instance: Instance, looked: Looked | str | None) 
     model = instance.model
     if isinstance(looked, str):
         return [], [Problem(variable, model.label, _without(model.label, looked))]
+    if looked is None and model.source and model.source.convert and not declared.static:
+        fix = "it has yet to be converted, which playbooks/site.yml does; until then nobody knows what it takes"
+        return [], [Problem(variable + ".convert", model.label, fix)]
     if looked is None and not declared.static:
         return [], [Problem(variable, model.label, "its header was not read; run the playbook that makes the plan")]
     sources: dict[str, Source | None] = {"": model.source} if model.source else dict(model.quants)

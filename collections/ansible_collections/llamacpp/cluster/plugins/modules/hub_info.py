@@ -190,7 +190,9 @@ class Repository:
         joined = [HubFile(name, sum(sizes[part] for part in parts), None) for name, parts in whole.items()]
         names = params["quants"] or list(quantisations(joined))
         # A repository may have one model whose name speaks of no quantisation.
-        return {name: Selection(quant=name, beside=beside) for name in names} or {"": Selection(beside=beside)}
+        if not names and any(name.endswith(".gguf") for name in whole):
+            return {"": Selection(beside=beside)}
+        return {name: Selection(quant=name, beside=beside) for name in names}
 
     def look(self) -> dict[str, Any]:
         """Return the result of the module."""

@@ -56,7 +56,7 @@ def test_everything_that_was_collected_is_packed(tmp_path):
     toolkits = {"results": [{"files": ["/c/cuda/nvcc.whl"]}, {"files": ["/c/cuda/nvcc.whl", "/c/cuda/crt.whl"]}]}
     item = {"folder": "01", "details": {"needed_by": ["demo"]}}
     file = {"name": "small.gguf", "sha256": "bb", "role": "model"}
-    models = {"results": [{"item": item, "manifest": {"name": "o/r/Q8_0", "files": [file]}}, {"skipped": True}]}
+    models = [{"item": item, "manifest": {"name": "o/r/Q8_0", "files": [file]}}]
     collected = [{"system": "debian-12-x86_64", "nodes": ["node1"], "packages": ["make"], "versions": {"make": "4.3"}}]
     release = {"nodes": ["node1"], "inputs": {"release": "b1"}}
     files = bundle.bundle_files(
@@ -73,6 +73,15 @@ def test_everything_that_was_collected_is_packed(tmp_path):
         ("release", "%s/releases/b1-cpu-0.tar.gz" % tmp_path),
     ]
     assert files[6]["details"] == {"needed_by": ["node1"], "requested": ["make"], "versions": {"make": "4.3"}}
+
+
+def test_a_model_that_the_control_node_knows_is_not_taken_again():
+    items = [{"name": "a"}, {"name": "b"}]
+    fetched = {"results": [{"item": items[1], "manifest": {"name": "b"}}, {"item": items[0], "skipped": True}]}
+    assert bundle.bundle_manifests(items, {"a": {"name": "a"}}, fetched) == [
+        {"item": items[0], "manifest": {"name": "a"}},
+        {"item": items[1], "manifest": {"name": "b"}},
+    ]
 
 
 def test_what_is_missing_is_looked_for_in_the_cache_too(tmp_path):

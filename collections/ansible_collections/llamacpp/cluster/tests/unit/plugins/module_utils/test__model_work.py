@@ -177,11 +177,19 @@ PATH = {"path": "/srv/m.gguf", "from": "controller"}
 def test_what_the_control_node_knows_of_its_files(changes, known):
     made = plan(files=[file(sha256=None)], source=PATH, fetcher="controller")
     entry = stored(**{"source": {"paths": ["/srv/m.gguf"]}, "external": {"m.gguf": "/srv/m.gguf"}, **changes})
-    found = _model_work.known_manifests(made, {"models": [entry]})
+    found = _model_work.known_manifests(made, {"models": [entry]}, "/control")
     assert list(found) == known
     assert all(manifest["external"] == {} for manifest in found.values()), "nodes hold it themselves"
     assert _model_work.local_models(made) == ["a"]
-    assert _model_work.known_manifests(made, {}) == {}
+    assert _model_work.known_manifests(made, {}, "/control") == {}
+
+
+def test_what_was_converted_lies_in_the_store_of_the_control_node():
+    source = {"path": "/control/names/a/m.gguf", "from": "controller"}
+    made = plan(files=[file(sha256=None)], source=source, fetcher="controller")
+    entry = stored(source={"convert": {"outtype": "f16"}})
+    assert list(_model_work.known_manifests(made, {"models": [entry]}, "/control")) == ["a"]
+    assert _model_work.known_manifests(made, {"models": [entry]}, "/other") == {}
 
 
 def test_manifests_come_from_who_fetched_or_has_it():

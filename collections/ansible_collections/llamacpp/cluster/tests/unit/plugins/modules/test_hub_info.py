@@ -70,6 +70,12 @@ def test_the_only_model_needs_no_word_for_it(run_module, hub):
     assert list(run_module(hub_info, repo="owner/model", headers=True)["quantisations"]) == ["toy"]
 
 
+def test_a_repository_without_a_gguf_model_is_listed(run_module, hub):
+    hub.files = {"model.safetensors": b"weights", "mmproj-F16.txt": b""}
+    result = run_module(hub_info, repo="owner/model")
+    assert (result["quantisations"], [item["name"] for item in result["files"]]) == ({}, sorted(hub.files, key=str))
+
+
 def test_another_hub(run_module, repository, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert run_module(hub_info, repo="owner/model", endpoint=repository.url)["commit"] == COMMIT

@@ -1,0 +1,79 @@
+# Copyright: (c) 2026, the llamacpp.cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What is converted before there is a plan, and who uses it."""
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.llamacpp.cluster.plugins.module_utils._conversions import (
+    conversions,
+    converted,
+    with_results,
+)
+from ansible_collections.llamacpp.cluster.plugins.module_utils._parse_model import parse_model
+
+REPO = {"name": "a", "model": {"repo": "o/r", "revision": "v1", "convert": {"outtype": "f16", "quant": "q4_k_m"}}}
+PATH = {"name": "b", "model": {"path": "/srv/MiniLM/", "convert": {}}}
+OTHER = {"name": "c", "model": {"path": "/srv/toy.gguf"}}
+
+
+def made(place="o/r", outtype="f16", quant="Q4_K_M", name="o/r/Q4_K_M", complete=True):
+    source = {"convert": {"from": place, "outtype": outtype, "quant": quant, "release": "b1"}}
+    return {"models": [{"name": name, "complete": complete, "source": source}]}
+
+
+def test_each_conversion_is_made_once():
+    first, second = conversions([REPO, PATH, OTHER, dict(REPO, name="d")])
+    assert first == {
+        "name": "o/r/Q4_K_M",
+        "file": "o-r-Q4_K_M.gguf",
+        "path": None,
+        "repo": "o/r",
+        "revision": "v1",
+        "outtype": "f16",
+        "quant": "Q4_K_M",
+        "variable": "llamacpp_instances[0].model",
+    }
+    assert (second["name"], second["path"], second["outtype"], second["quant"]) == (
+        "MiniLM/AUTO",
+        "/srv/MiniLM",
+        "auto",
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    "instances",
+    [None, "text", [7], [{"name": "a"}], [{"name": "a", "model": {"repo": "o", "convert": {"outtype": "q2"}}}]],
+)
+def test_bad_declarations_are_left_for_preflight(instances):
+    assert conversions(instances) == []
+    assert with_results(instances, ["x"], "/store") == instances
+
+
+@pytest.mark.parametrize(
+    ("store", "done"),
+    [
+        (made(), ["o/r/Q4_K_M"]),
+        (made(complete=False), []),
+        (made(outtype="bf16"), []),
+        (made(quant=None), []),
+        (made(place="/srv/other"), []),
+        (made(name="o/r/F16"), []),
+        ({"models": [{"name": "o/r/Q4_K_M", "complete": True, "source": {"repo": "o/r"}}]}, []),
+        ({}, []),
+    ],
+)
+def test_what_was_made_is_not_made_again(store, done):
+    assert converted(conversions([REPO]), store) == done
+
+
+def test_an_instance_uses_the_result():
+    first, second, third = with_results([REPO, PATH, OTHER], ["o/r/Q4_K_M"], "/cache/models")
+    path = "/cache/models/names/o/r/Q4_K_M/o-r-Q4_K_M.gguf"
+    assert first == {"name": "a", "model": {"path": path, "name": "o/r/Q4_K_M", "from": "controller"}}
+    assert (second, third) == (PATH, OTHER)
+    problems = []
+    assert parse_model(problems, "llamacpp_instances[0]", first["model"]).source.name == "o/r/Q4_K_M"
+    assert problems == []
