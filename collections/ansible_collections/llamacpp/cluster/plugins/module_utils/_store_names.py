@@ -198,12 +198,13 @@ class Names(Blobs):
         uses. The least recently used go first. When it cannot fit, none goes and :class:`StoreError` has the
         figures. ``check``: only say which would go.
         """
+        stays = set(keep)
         if check:
-            return self._choose(needed, quota, set(keep))
+            return self._choose(needed, quota, stays)
         with self._changing():
-            # A run that finds all in place notes nothing; so a service that goes leaves this as its last use.
-            self.note_used(sorted(set(self.names()) & {*self.users(), *keep}))
-            evicted = self._choose(needed, quota, set(keep))
+            # A run that finds all in place notes nothing; what is declared while others come is wanted, too.
+            self.note_used(sorted(stays.intersection(self.names())))
+            evicted = self._choose(needed, quota, stays)
             for name in evicted:
                 self.remove(name)
         return evicted

@@ -185,11 +185,8 @@ def test_what_a_unit_names_stays(store, tmp_path):
     assert store.names() == ["m1", "m3"]
 
 
-def test_what_was_used_until_lately_goes_last(store, tmp_path):
-    unit = tmp_path / "units" / "llamacpp-x.service"
-    unit.write_text("[Service]\nExecStart=/x/llama-server --model %s\n" % store.path_of("m1", "x.bin"))
-    store.room(0, 0, ["m2"])
-    unit.unlink()
+def test_what_was_declared_until_lately_goes_last(store):
+    store.room(0, 0, ["m1", "m2", "not there yet"])
     assert store.last_used("m3") < store.last_used("m1")
     # Of the others m3 was wanted longest ago, though it came last.
     assert store.room(51, 300, []) == ["m3"]
