@@ -151,6 +151,7 @@ class SwarmStore:
         try:
             if os.fstat(descriptor).st_size > content.size:
                 os.ftruncate(descriptor, 0)
+                forget_marks(part)
             os.ftruncate(descriptor, content.size)
             os.fchmod(descriptor, 0o600)
 
@@ -168,13 +169,16 @@ class SwarmStore:
         """
         contents, piece = self.check(self.kept())
         bits = unpack(pieces, sum(len(content.pieces) for content in contents.values()))
+        if "1" not in bits:
+            return
         at = 0
         for sha256, content in contents.items():
             have = bits[at : at + len(content.pieces)]
             at += len(content.pieces)
             part = self.store.part(sha256)
-            if files.status(part) is None or files.status(part + ".map") is not None:
+            if files.status(part) is None:
                 continue
+            forget_marks(part)
             marks = PartMap(part, content.size)
             for index in range(len(marks.done)):
                 start, length = marks.span(index)

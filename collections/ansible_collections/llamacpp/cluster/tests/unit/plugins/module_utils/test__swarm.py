@@ -187,9 +187,20 @@ def test_a_peer_dies_and_the_others_finish(node):
 
 
 def test_wrong_bytes_are_refused_and_their_sender_banned(node):
-    liar = node(1, [2, 3], data=dict(DATA, large=DATA["large"][:-1] + b"!"))
+    liar = node(1, [2, 3], data=dict(DATA, large=b"!" + DATA["large"][1:]))
     taker = node(2, [1, 3])
     taker.until(lambda said: said["banned"] == [liar.address])
+    node(3, [1, 2], data=DATA)
+    assert taker.complete()
+
+
+@pytest.mark.parametrize("name", ["large", "small"])
+def test_wrong_bytes_at_the_end_are_refused(node, name):
+    node(1, [2, 3], data=dict(DATA, **{name: DATA[name][:-1] + b"!"}))
+    taker = node(2, [1, 3])
+    # Whether it is banned depends on how much of the piece was right.
+    taker.until(lambda said: said["received"] > 1_000_000)
+    assert not taker.said["complete"]
     node(3, [1, 2], data=DATA)
     assert taker.complete()
 
