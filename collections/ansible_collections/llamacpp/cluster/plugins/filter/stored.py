@@ -44,14 +44,18 @@ def share_sources(
 
 
 def model_seeding(
-    plan: Mapping[str, Any], nodes: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], path: str, work: Any
+    plan: Mapping[str, Any], nodes: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], ending: str, work: Any
 ) -> dict[str, list[str]]:
-    """Return which nodes' caches are to be seeded, with the heads that know with what; ``path``: of their stamps."""
-    seeded = {
-        node: (hostvars[node]["preflight_node"]["node"]["managed"].get(path) or {}).get("sha256")
-        for node in nodes
-        if "node" in hostvars[node].get("preflight_node", {})
-    }
+    """Return which nodes' caches are to be seeded, with the heads that know with what.
+
+    ``ending``: of the paths of their stamps, which need not lie in the same directory everywhere.
+    """
+    seeded = {}
+    for node in nodes:
+        if "node" in hostvars[node].get("preflight_node", {}):
+            managed = hostvars[node]["preflight_node"]["node"]["managed"]
+            stamps = [facts["sha256"] for path, facts in managed.items() if path.endswith(ending) and facts]
+            seeded[node] = stamps[0] if stamps else None
     return _model_seeds.to_seed(plan, seeded, work)
 
 

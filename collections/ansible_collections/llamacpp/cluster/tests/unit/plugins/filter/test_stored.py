@@ -69,8 +69,8 @@ def test_a_cache_that_was_seeded_is_seen_by_its_stamp():
         }
 
     names = ["node1", "node2", "node3"]
-    assert stored.model_seeding(plan, names, hostvars(None), "/c-planned", []) == {"node2": ["node1"]}
-    assert stored.model_seeding(plan, names, hostvars({"sha256": kept}), "/c-planned", []) == {}
+    assert stored.model_seeding(plan, names, hostvars(None), "-planned", []) == {"node2": ["node1"]}
+    assert stored.model_seeding(plan, names, hostvars({"sha256": kept}), "-planned", []) == {}
 
 
 def test_words_of_all_models():
