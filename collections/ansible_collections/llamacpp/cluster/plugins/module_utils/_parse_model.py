@@ -36,6 +36,8 @@ BELONGS: Mapping[str, tuple[str, ...]] = {
 }
 SELECTIONS = ("quant", "folder", "file")
 OUTTYPES = ("f32", "f16", "bf16", "q8_0", "auto")
+# What systemd's ProtectHome=yes hides from services: a link into it leads nowhere (systemd.exec(5)).
+UNSEEN = ("/home/", "/root/", "/run/user/")
 _EXAMPLE = "{path: /srv/models/model.gguf}"
 
 Checksums = Union[str, Mapping[str, str]]
@@ -169,6 +171,9 @@ def _source(fields: Fields, from_default: str) -> Source | None:
     except Rejected as error:
         fields.problem("urls" if len(urls) > 1 else "url" if urls else "path", str(error), places[0])
         return None
+    if path and (shared or from_ == "node") and path.startswith(UNSEEN):
+        fix = "services see no home directories (ProtectHome=): move it, or take it from: controller, which copies it"
+        fields.problem("path", fix, path)
     checksums = _by_file(fields, names, sha256, bool(urls))
     if urls and data.get("beside") is not None:
         fields.problem("beside", "it belongs to path or repo; leave it out with an address", data["beside"])

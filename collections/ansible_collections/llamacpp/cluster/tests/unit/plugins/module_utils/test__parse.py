@@ -235,6 +235,8 @@ def test_names(name, words):
         ({"path": "/m.gguf", "name": "/etc/passwd"}, ".name = /etc/passwd: write letters, digits and"),
         ({"path": "/a:b.gguf"}, ".path = /a:b.gguf: file name 'a:b.gguf': it needs letters, digits, blanks inside"),
         ({"path": "/m.gguf", "shared": True, "from": "controller"}, ".from = controller: a shared path is read on"),
+        ({"path": "/home/me/m.gguf", "from": "node"}, ".path = /home/me/m.gguf: services see no home directories"),
+        ({"path": "/root/m.gguf", "shared": True}, ".path = /root/m.gguf: services see no home directories"),
         ({"path": "/m.gguf", "shared": "yes"}, ".shared = yes: write true or false"),
         (
             {"url": "https://h/m.gguf", "sha256": SHA, "shared": True},
@@ -432,6 +434,10 @@ def test_pieces_become_one_file(sha256):
 def test_a_path_that_all_nodes_see_needs_no_head():
     (parsed,) = accept(instance(nodes="auto", model={"path": "/nfs/toy.gguf", "shared": True})).instances
     assert parsed.model.source.local and parsed.model.source.as_dict["shared"] is True
+
+
+def test_a_home_of_the_control_node_is_fine():
+    assert parsed_source({"path": "/home/me/m.gguf"}).from_ == "controller"
 
 
 @pytest.mark.parametrize(("fetcher", "from_"), [("controller", "controller"), ("node2", "node"), ("auto", "node")])
