@@ -165,6 +165,14 @@ def absolute_path(value: object) -> str:
     return str(value)
 
 
+def cache_path(value: object) -> str:
+    """Check for the cache of RPC workers, which ggml-rpc-server calls rpc below ``LLAMA_CACHE``."""
+    path = absolute_path(value).rstrip("/")
+    if not path.endswith("/rpc"):
+        raise Rejected("llama.cpp wants it to be called rpc; write e.g. /var/cache/llamacpp/rpc")
+    return path
+
+
 def url(value: object) -> str:
     """Check for an address of a file."""
     if not re.match(r"^https?://[^/\s]+/\S+$", text(value)):

@@ -32,6 +32,7 @@ class Settings:
     models_fetcher: str | None = None
     rpc_cache: bool = True
     rpc_cache_quota: int = 0
+    rpc_cache_dir: str = "/var/cache/llamacpp/rpc"
     prefix: str = "/opt/llamacpp"
     config_dir: str = "/etc/llamacpp"
     build_dir: str = "/var/cache/llamacpp/build"

@@ -87,6 +87,7 @@ def _settings(problems: list[Problem], data: Mapping[str, Any], inventory: Seque
         models_transport=take("models_transport", checks.one_of(*TRANSPORTS), default.models_transport),
         models_fetcher=take("models_fetcher", checks.fetcher(inventory), default.models_fetcher),
         rpc_cache=take("rpc_cache", checks.yes_or_no, default.rpc_cache),
+        rpc_cache_dir=take("rpc_cache_dir", checks.cache_path, default.rpc_cache_dir).rstrip("/"),
         rpc_cache_quota=take("rpc_cache_quota", checks.quota, default.rpc_cache_quota),
         prefix=take("prefix", checks.absolute_path, default.prefix).rstrip("/"),
         config_dir=take("config_dir", checks.absolute_path, default.config_dir).rstrip("/"),

@@ -472,6 +472,7 @@ def test_what_a_conversion_makes_has_a_name(model, name, file):
         ),
         ({"models_quota": "much"}, "llamacpp_models_quota = much: must be a size, e.g. 32 GiB, or a number of bytes"),
         ({"models_fetcher": "node9"}, "llamacpp_models_fetcher = node9: write auto, controller, or a node of the"),
+        ({"rpc_cache_dir": "/srv/cache"}, "llamacpp_rpc_cache_dir = /srv/cache: llama.cpp wants it to be called rpc;"),
         ({"rpc_cache": "on"}, "llamacpp_rpc_cache = on: write true or false, without quotes"),
     ],
 )

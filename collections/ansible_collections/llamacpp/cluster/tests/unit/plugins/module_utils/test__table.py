@@ -133,3 +133,25 @@ def test_it_fits_into_a_terminal(behemoth):
 
 def test_nothing_declared():
     assert plan_table({"instances": []}) == "No instances are declared."
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"source": {"repo": "o/r", "commit": "c0ffee" + "0" * 34}, "fetcher": "node1", "why": "one sender"},
+            "model o/r/Q8_0 on node1, node2: node1 gets o/r@c0ffee000000; http: one sender",
+        ),
+        (
+            {"source": {"urls": ["https://h/m.gguf"]}, "fetcher": "controller", "transport": "none", "why": "alone"},
+            "model o/r/Q8_0 on node1, node2: the control node gets https://h/m.gguf; alone",
+        ),
+        (
+            {"source": {"path": "/nfs/m.gguf", "shared": True}, "fetcher": None},
+            "model o/r/Q8_0 on node1, node2: /nfs/m.gguf of all nodes, nothing is copied",
+        ),
+    ],
+)
+def test_models_stand_below_the_instances(behemoth, changes, words):
+    model = {"holders": ["node1", "node2"], "transport": "http", "why": "", **changes}
+    assert words in plan_table({**plan(behemoth), "models": {"o/r/Q8_0": model}}).splitlines()
