@@ -24,7 +24,7 @@ def choose_transport(
     all of these nodes. ``reachable``: the nodes reach each other over the fabric; the control node reaches every node.
 
     A push or a pull from one holder takes as long as there are receivers, since all share its cable; a swarm about
-    once (docs/decisions/0018-transport.md has the figures). Raises :class:`ValueError` for a word not in TRANSPORTS.
+    once (docs/decisions/0019-transport.md has the figures). Raises :class:`ValueError` for a word not in TRANSPORTS.
     """
     if declared not in TRANSPORTS:
         raise ValueError("transport = %r: write one of %s" % (declared, ", ".join(TRANSPORTS)))

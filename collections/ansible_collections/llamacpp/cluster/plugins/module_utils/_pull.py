@@ -10,16 +10,16 @@ afterwards, and :func:`liars` then tells who has sent others.
 from __future__ import annotations
 
 import collections
+import contextlib
 import http.client
 import os
 import threading
 import time
 import zlib
 from collections.abc import Mapping
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 from urllib.parse import urlsplit
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._http import Client, RemoteError
 from ansible_collections.llamacpp.cluster.plugins.module_utils._pull_map import PartMap
 
 BLOCK = 1 << 20
@@ -51,7 +51,62 @@ class Chunk(NamedTuple):
 
 def called(url: str) -> str:
     """Return what people call a source: host and port, without the secret in its path."""
-    return urlsplit(url).netloc.rpartition("@")[2]
+    return url.partition("://")[2].partition("/")[0].rpartition("@")[2] or "a source without a host"
+
+
+class Source:
+    """A connection to a web server for one file, kept from one range to the next. Raises :class:`SourceError`.
+
+    Not by :class:`_http.Client`: that connects anew for each answer, and makes ready for https each time (25 ms).
+    """
+
+    def __init__(self, url: str, silence: float) -> None:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise SourceError("its address is none: %s" % error) from error
+        if parts.scheme != "http" or not host:
+            raise SourceError("its address is not one of http")
+        self.path = parts.path
+        self.connection = http.client.HTTPConnection(host, port, timeout=silence)
+        self.answer: http.client.HTTPResponse | None = None
+
+    def ask(self, start: int, length: int, size: int) -> None:
+        """Ask for a range of a file of ``size`` bytes."""
+        wanted = "bytes %d-%d/%d" % (start, start + length - 1, size)
+        try:
+            self.connection.request("GET", self.path, headers={"Range": "bytes=%d-%d" % (start, start + length - 1)})
+            answer = self.answer = self.connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise SourceError(str(error) or type(error).__name__) from error
+        said = answer.getheader("Content-Range")
+        # A file of one chunk may as well come as a whole.
+        whole = answer.status == 200 and length == size and answer.getheader("Content-Length") == str(size)
+        if not whole and (answer.status != 206 or said != wanted):
+            self.close()
+            if answer.status not in (200, 206, 416):
+                raise SourceError("it says %d %s" % (answer.status, answer.reason))
+            raise SourceError("it has another file: asked for %s, it says %s" % (wanted, said))
+
+    def read(self, most: int) -> bytes:
+        """Return the next bytes of the answer, at least one."""
+        block = b""
+        try:
+            if self.answer is not None:
+                block = self.answer.read1(most)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise SourceError(str(error) or type(error).__name__) from error
+        if not block:
+            self.close()
+            raise SourceError("the connection broke")
+        return block
+
+    def close(self) -> None:
+        """Hang up; the next question connects again."""
+        self.connection.close()
 
 
 class UnderWay:
@@ -112,7 +167,17 @@ class Pull:
 
     def _work(self, url: str) -> None:
         """Fetch chunks from one source until there are none, or it fails too often."""
-        name, failures = called(url), 0
+        name = called(url)
+        try:
+            source = Source(url, self.silence)
+        except SourceError as error:
+            self.failed.setdefault(name, str(error))
+            return
+        with contextlib.closing(source):
+            self._serve(source, name)
+
+    def _serve(self, source: Source, name: str) -> None:
+        failures = 0
         while not self._stop.is_set() and name not in self.failed:
             index = self._take(name)
             if index is None:
@@ -122,7 +187,7 @@ class Pull:
                 self._stop.wait(POLL_SECONDS)
                 continue
             try:
-                self._fetch(url, name, index)
+                self._fetch(source, name, index)
                 failures = 0
             except SourceError as error:
                 failures += 1
@@ -161,37 +226,37 @@ class Pull:
                 if not self.marks.done[index]:
                     self._waiting.append(index)
 
-    def _fetch(self, url: str, name: str, index: int) -> None:
+    def _fetch(self, source: Source, name: str, index: int) -> None:
         """Bring one chunk. Raises :class:`SourceError`, and :class:`OSError` of the disk."""
         start, length = self.marks.span(index)
         deadline = time.monotonic() + self.silence + length / LEAST_RATE
-        crc, at, counted = 0, start, 0
-        answer = _ask(url, start, length, self.marks.size, self.silence)
-        with answer:
+        crc, at = 0, start
+        try:
+            source.ask(start, length, self.marks.size)
             while at < start + length:
                 if self._stop.is_set() or self.marks.done[index]:
-                    self._uncount(counted)
+                    source.close()
                     return
-                block = _read(answer, min(BLOCK, start + length - at))
-                if not block or time.monotonic() > deadline:
-                    self._uncount(counted)
-                    raise SourceError("the connection broke" if not block else "it is too slow")
+                block = source.read(min(BLOCK, start + length - at))
+                if time.monotonic() > deadline:
+                    source.close()
+                    raise SourceError("it is too slow")
                 _write(self.marks.file, block, at)
                 crc = zlib.crc32(block, crc)
                 at += len(block)
-                counted += len(block)
-                with self._guard:
-                    self.fetched += len(block)
-        with self._guard:
-            if self.marks.done[index]:
-                self.fetched -= counted
-                return
-            self.received[index] = Chunk(name, crc)
-            self.marks.finish(index)
+                self._count(len(block))
+            with self._guard:
+                if not self.marks.done[index]:
+                    self.received[index] = Chunk(name, crc)
+                    self.marks.finish(index)
+                    at = start
+        finally:
+            # What does not count in the end: all of it, unless the chunk is there thanks to it.
+            self._count(start - at)
 
-    def _uncount(self, count: int) -> None:
+    def _count(self, more: int) -> None:
         with self._guard:
-            self.fetched -= count
+            self.fetched += more
 
 
 def liars(path: str, marks: PartMap, received: Mapping[int, Chunk]) -> list[str]:
@@ -204,30 +269,6 @@ def liars(path: str, marks: PartMap, received: Mapping[int, Chunk]) -> list[str]
             if zlib.crc32(stream.read(length)) != chunk.crc:
                 found.add(chunk.source)
     return sorted(found)
-
-
-def _ask(url: str, start: int, length: int, size: int, silence: float) -> Any:
-    """Ask for a range; return an answer that will have exactly that. Raises :class:`SourceError`."""
-    client = Client(timeout=silence, sleep=lambda pause: None, proxy=False)
-    try:
-        answer, _place = client.open(url, {"Range": "bytes=%d-%d" % (start, start + length - 1)})
-    except RemoteError as error:
-        raise SourceError(error.message) from error
-    wanted = "bytes %d-%d/%d" % (start, start + length - 1, size)
-    said = str(answer.headers.get("Content-Range"))
-    # A file of one chunk may as well come as a whole.
-    whole = answer.getcode() == 200 and length == size == int(answer.headers.get("Content-Length") or -1)
-    if not whole and (answer.getcode() != 206 or said != wanted):
-        answer.close()
-        raise SourceError("it has another file: asked for %s, it says %s" % (wanted, said))
-    return answer
-
-
-def _read(answer: Any, most: int) -> bytes:
-    try:
-        return bytes(answer.read1(most))
-    except (OSError, http.client.HTTPException) as error:
-        raise SourceError(str(error) or type(error).__name__) from error
 
 
 def _write(descriptor: int, block: bytes, at: int) -> None:

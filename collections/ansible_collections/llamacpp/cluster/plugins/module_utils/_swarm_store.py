@@ -194,7 +194,7 @@ class SwarmStore:
             if files.status(part) is not None:
                 _own(part)
 
-    def admit(self, file: File, close: Callable[[], None], patience: float, origin: str) -> None:
+    def admit(self, file: File, close: Callable[[], object], patience: float, origin: str) -> None:
         """Make a blob of a part that is complete. ``close`` ends the engine if it keeps the part open for writing."""
         part = self.store.part(file.sha256)
         with self.store.transfer_lock(file.sha256, HOLDER, patience, self.progress.say):

@@ -272,7 +272,7 @@ class Swarm:
         if lacking:
             received = self._wait(started)
             for file in lacking:
-                work.admit(file, lambda: bool(self.unit.stop()), self.params["lock_wait"], ORIGIN)
+                work.admit(file, self.unit.stop, self.params["lock_wait"], ORIGIN)
         changed = work.finish(self.params["lock_wait"])
         seconds = round(time.monotonic() - started, 3)
         return {"changed": changed or bool(lacking), "fetched_bytes": received, "seconds": seconds}

@@ -220,6 +220,15 @@ def test_a_peer_that_is_not_there_at_all(store, peer):
         pull(store, [gone])
 
 
+@pytest.mark.parametrize(
+    "url", ["https://127.0.0.1/x", "ftp://127.0.0.1/x", "/etc/passwd", "http://:x/", "http://[::1"]
+)
+def test_an_address_that_is_none(store, peer, url):
+    sources = [{SHA: url}, {SHA: peer().url}]
+    pulled = pull_model(store, manifest(), sources, 0, [], 5.0, QUIET)
+    assert pulled.changed and "its address is" in pulled.warnings[0]
+
+
 def test_a_slow_peer_does_not_hold_up_the_end(store, peer):
     late = peer(fault="late")
     started = time.monotonic()
