@@ -8,6 +8,8 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._join import piece
+
 
 def models_from(
     instances: Iterable[Mapping[str, Any]],
@@ -48,6 +50,9 @@ def _reader(model: Mapping[str, Any], fetcher: str) -> str:
 
 def _readable(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model with one checksum, that of the file that is named, instead of several."""
+    if piece(posixpath.basename(str(model.get("path", "")))):
+        # It is that of the file that the pieces become, which nobody has yet.
+        return {key: value for key, value in model.items() if key != "sha256"}
     checksums = model.get("sha256")
     if not isinstance(checksums, Mapping):
         return dict(model)

@@ -58,6 +58,7 @@ class Source:
 
     ``name``: of the model in the store. ``file``: name of the first file, which llama.cpp is given. One of ``path``,
     ``urls`` and ``repo`` says where they are; ``from_``, who reads them there. ``shared``: all nodes see ``path``.
+    ``pieces``: names of what the file at ``path`` was cut into, beside each other.
     ``checksums``: sha256 by file name, as far as they are known; ``sizes``: bytes by file name where a hub said them.
     ``commit``: what ``revision`` of a repository was when somebody looked. ``selection``: which of its files, one of
     quant, folder and file with its value. ``beside``: what else of the repository, or which other paths, lie beside
@@ -74,6 +75,7 @@ class Source:
     commit: str | None = None
     selection: tuple[str, str] | None = None
     shared: bool = False
+    pieces: tuple[str, ...] = ()
     checksums: Mapping[str, str] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
@@ -98,6 +100,8 @@ class Source:
             found["path"] = self.path
         if self.shared:
             found["shared"] = True
+        if self.pieces:
+            found["pieces"] = list(self.pieces)
         if self.urls:
             found["urls"] = list(self.urls)
         if self.repo:

@@ -9,6 +9,7 @@ at which byte and in which field it is when something is wrong.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import BinaryIO, Callable
 
 # Limits of llama.cpp b11434, ggml/src/gguf.cpp: GGUF_MAX_STRING_LENGTH, GGUF_MAX_ARRAY_ELEMENTS.
@@ -70,6 +71,41 @@ class FileSource(Source):
     def skip(self, size: int) -> None:
         """Pass over ``size`` bytes."""
         self._stream.seek(size, 1)
+
+
+class ChainedSource(Source):
+    """The bytes of a file that is cut into pieces, each a source of its own, as if it were whole."""
+
+    def __init__(self, pieces: Sequence[Source]) -> None:
+        self._pieces = list(pieces)
+        self._left = [piece.size for piece in self._pieces]
+        self._at = 0
+        super().__init__(self._next, sum(self._left))
+
+    def expect(self, size: int) -> None:
+        """Hear that ``size`` more bytes will be read for sure."""
+        if self._at < len(self._pieces):
+            self._pieces[self._at].expect(min(size, self._left[self._at]))
+
+    def _next(self, size: int) -> bytes:
+        """Return the next bytes, at most ``size``; nothing at the end."""
+        while self._at < len(self._pieces):
+            part = self._pieces[self._at].read(size)
+            if part:
+                self._left[self._at] -= len(part)
+                return part
+            self._at += 1
+        return b""
+
+    def skip(self, size: int) -> None:
+        """Pass over ``size`` bytes, into the pieces behind if need be."""
+        while size and self._at < len(self._pieces):
+            here = min(size, self._left[self._at])
+            self._pieces[self._at].skip(here)
+            self._left[self._at] -= here
+            size -= here
+            if size:
+                self._at += 1
 
 
 class Cursor:

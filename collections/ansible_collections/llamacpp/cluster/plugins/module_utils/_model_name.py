@@ -8,11 +8,13 @@ import posixpath
 import re
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError
+from ansible_collections.llamacpp.cluster.plugins.module_utils._join import piece
 from ansible_collections.llamacpp.cluster.plugins.module_utils._manifest import StoreError, check_file, check_name
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import Rejected
 from ansible_collections.llamacpp.cluster.plugins.module_utils._split import shard_names
 
 _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}$")
+_PIECE = re.compile(r"(?P<word>\.part)[0-9]+of(?=[0-9]+$)", re.IGNORECASE)
 _STRANGE = re.compile(r"[^A-Za-z0-9._+-]+")
 
 
@@ -39,6 +41,14 @@ def shards(file: str) -> list[str]:
         return shard_names(file)
     except GgufError:
         return [file]
+
+
+def beside_each_other(file: str) -> list[str]:
+    """Return the names of all files of a model by that of its first: its shards, or the pieces that it was cut into."""
+    found = piece(file)
+    if found is None or found.pieces < found.number:
+        return shards(file)
+    return [_PIECE.sub(r"\g<word>%dof" % number, file) for number in range(1, found.pieces + 1)]
 
 
 def stem(file: str) -> str:

@@ -111,8 +111,10 @@ def source_options(item: Mapping[str, Any]) -> dict[str, Any]:
     if source.get("urls"):
         return {"urls": list(source["urls"]), "sha256": checksums}
     directory = posixpath.dirname(source["path"])
-    paths = [*(posixpath.join(directory, name) for name in item["files"]), *source.get("beside", ())]
-    return {"paths": paths, "external": True, **({"sha256": checksums} if checksums else {})}
+    own = source.get("pieces") or item["files"]
+    paths = [*(posixpath.join(directory, name) for name in own), *source.get("beside", ())]
+    # Pieces are joined, so their places cannot be the only ones.
+    return {"paths": paths, "external": not source.get("pieces"), **({"sha256": checksums} if checksums else {})}
 
 
 def work_words(item: Mapping[str, Any], node: str) -> list[str]:

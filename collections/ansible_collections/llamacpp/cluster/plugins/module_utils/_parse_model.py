@@ -13,8 +13,9 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils import _checks as
 from ansible_collections.llamacpp.cluster.plugins.module_utils._checks import Fields
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Convert, Model, Source
 from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_choice import role_of
-from ansible_collections.llamacpp.cluster.plugins.module_utils._join import missing_pieces, whole_files
+from ansible_collections.llamacpp.cluster.plugins.module_utils._join import missing_pieces, piece, whole_files
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model_name import (
+    beside_each_other,
     file_name,
     hub_name,
     model_name,
@@ -158,9 +159,10 @@ def _source(fields: Fields, from_default: str) -> Source | None:
     places = [path] if path else list(urls)
     if not places:
         return None
-    names = [posixpath.basename(unquote(urlsplit(place).path)) for place in urls] or shards(
-        posixpath.basename(places[0])
-    )
+    names = [posixpath.basename(unquote(urlsplit(place).path)) for place in urls]
+    names = names or beside_each_other(posixpath.basename(places[0]))
+    if path and names[0] != posixpath.basename(path) and piece(names[0]):
+        fields.problem("path", "it is not the first piece: name that, %s" % names[0], path)
     for whole, numbers in missing_pieces(names).items():
         fix = "of %s, piece %s is missing; list all of them" % (whole, listing(map(str, numbers)))
         fields.problem("urls" if urls else "path", fix, places[0])
@@ -186,6 +188,7 @@ def _source(fields: Fields, from_default: str) -> Source | None:
         path=path,
         urls=urls,
         shared=shared,
+        pieces=tuple(names) if path and names[0] != file and piece(names[0]) else (),
         checksums={name: item for name, item in checksums.items() if name not in others},
         beside=beside,
         extra=tuple((other, None, checksums.get(other), role_of(other)) for other in others),

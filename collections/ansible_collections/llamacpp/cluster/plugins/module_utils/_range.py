@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf_cursor import Source
+from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf_cursor import ChainedSource, Source
 from ansible_collections.llamacpp.cluster.plugins.module_utils._http import ATTEMPTS, FIRST_PAUSE, Client, RemoteError
 
 # What is fetched beyond what is needed for sure. Small headers, of adapters and further shards, take one request;
@@ -155,51 +155,24 @@ class RangeSource(Source):
         return int(text)
 
 
-class JoinedSource(Source):
-    """Reads a file that is cut into pieces, each at an address of its own, as if it were whole.
+class JoinedSource(ChainedSource):
+    """Reads a file that is cut into pieces, each at an address of its own.
 
     Raises what :class:`RangeSource` does.
     """
 
     def __init__(self, client: Client, urls: Sequence[str]) -> None:
-        self._pieces = [RangeSource(client, url) for url in urls]
-        self._at = 0
-        self._left = [piece.size for piece in self._pieces]
-        self.size = sum(self._left)
+        self._ranges = [RangeSource(client, url) for url in urls]
+        super().__init__(self._ranges)
 
     @property
     def fetched(self) -> int:
         """Bytes that were sent, as far as they were asked for."""
-        return sum(piece.fetched for piece in self._pieces)
+        return sum(source.fetched for source in self._ranges)
 
     def __enter__(self) -> JoinedSource:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for piece in self._pieces:
-            piece.close()
-
-    def expect(self, size: int) -> None:
-        """Hear that ``size`` more bytes will be read for sure."""
-        if self._at < len(self._pieces):
-            self._pieces[self._at].expect(min(size, self._left[self._at]))
-
-    def read(self, size: int) -> bytes:
-        """Return the next bytes, at most ``size``; nothing at the end."""
-        while self._at < len(self._pieces):
-            part = self._pieces[self._at].read(size)
-            if part:
-                self._left[self._at] -= len(part)
-                return part
-            self._at += 1
-        return b""
-
-    def skip(self, size: int) -> None:
-        """Pass over ``size`` bytes, into the pieces behind if need be."""
-        while size and self._at < len(self._pieces):
-            here = min(size, self._left[self._at])
-            self._pieces[self._at].skip(here)
-            self._left[self._at] -= here
-            size -= here
-            if size:
-                self._at += 1
+        for source in self._ranges:
+            source.close()

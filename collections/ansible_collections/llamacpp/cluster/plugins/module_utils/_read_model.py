@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 from collections.abc import Sequence
@@ -17,8 +18,10 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import (
     parse,
     read_header,
 )
-from ansible_collections.llamacpp.cluster.plugins.module_utils._join import whole_files
+from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf_cursor import ChainedSource, FileSource
+from ansible_collections.llamacpp.cluster.plugins.module_utils._join import piece, whole_files
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts, describe
+from ansible_collections.llamacpp.cluster.plugins.module_utils._model_name import beside_each_other
 from ansible_collections.llamacpp.cluster.plugins.module_utils._split import shard_count, sibling_names
 
 
@@ -60,6 +63,8 @@ def read_headers(
         return _remote(place, revision, token, timeout, whole)
     path = os.path.abspath(os.path.expanduser(place))
     directory, name = os.path.split(path)
+    if piece(name):
+        return _joined(directory, name, whole)
     first = read_header(path, whole)
     names = sibling_names(name, shard_count(first))
     missing = [item for item in names if not os.path.exists(os.path.join(directory, item))]
@@ -71,6 +76,19 @@ def read_headers(
     return Model(
         _all(first, name, names, lambda item: read_header(os.path.join(directory, item), whole)), tuple(names), 0
     )
+
+
+def _joined(directory: str, name: str, whole: bool) -> Model:
+    """Read the header of a file that was cut into pieces, which lie beside each other."""
+    names = beside_each_other(name)
+    missing = [item for item in names if not os.path.isfile(os.path.join(directory, item))]
+    if missing:
+        raise GgufError("path", 0, "of its %d pieces, %s is missing beside it" % (len(names), missing[0]))
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(open(os.path.join(directory, item), "rb")) for item in names]
+        sources = [FileSource(stream, os.fstat(stream.fileno()).st_size) for stream in streams]
+        header = parse(ChainedSource(sources), whole)
+    return Model((header,), (next(iter(whole_files(names)), name),), 0)
 
 
 def read_addresses(urls: Sequence[str], token: str | None = None, timeout: float = 30) -> ModelFacts:

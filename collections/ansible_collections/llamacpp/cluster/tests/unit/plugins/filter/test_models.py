@@ -86,3 +86,9 @@ def test_of_several_checksums_that_of_the_named_file_is_compared():
 
 def test_what_is_converted_has_no_header_yet():
     assert selected("controller", model=dict(FILE, convert={"outtype": "f16"})) == []
+
+
+def test_the_checksum_of_what_pieces_become_is_not_that_of_a_piece():
+    declared = {"path": "/m.gguf.part1of2", "sha256": "aa"}
+    (item,) = models_from([{"name": "a", "model": declared}], "controller")
+    assert item["model"] == {"path": "/m.gguf.part1of2"}

@@ -148,6 +148,14 @@ def test_what_nobody_knows_is_not_compared_until_somebody_does():
             {"path": "/srv/m.gguf", "beside": ["/srv/p.gguf"], "from": "controller"},
             {"paths": ["/srv/m.gguf", "/srv/p.gguf"], "external": True, "sha256": {"m.gguf": SHA}},
         ),
+        (
+            {"path": "/srv/m.gguf.part1of2", "pieces": ["m.gguf.part1of2", "m.gguf.part2of2"], "from": "controller"},
+            {
+                "paths": ["/srv/m.gguf.part1of2", "/srv/m.gguf.part2of2"],
+                "external": False,
+                "sha256": {"m.gguf": SHA},
+            },
+        ),
     ],
 )
 def test_what_a_model_is_fetched_with(source, options):

@@ -237,6 +237,10 @@ def test_names(name, words):
         ({"path": "/m.gguf", "shared": True, "from": "controller"}, ".from = controller: a shared path is read on"),
         ({"path": "/home/me/m.gguf", "from": "node"}, ".path = /home/me/m.gguf: services see no home directories"),
         ({"path": "/root/m.gguf", "shared": True}, ".path = /root/m.gguf: services see no home directories"),
+        (
+            {"path": "/m.gguf.part2of2"},
+            ".path = /m.gguf.part2of2: it is not the first piece: name that, m.gguf.part1of2",
+        ),
         ({"path": "/m.gguf", "shared": "yes"}, ".shared = yes: write true or false"),
         (
             {"url": "https://h/m.gguf", "sha256": SHA, "shared": True},
@@ -429,6 +433,16 @@ def test_pieces_become_one_file(sha256):
     source = parsed_source({"urls": urls, "sha256": sha256})
     assert (source.name, source.file, source.checksums) == ("big", "big.gguf", {"big.gguf": SHA})
     assert source.urls == tuple(urls)
+
+
+def test_pieces_on_a_disk_lie_beside_each_other():
+    source = parsed_source({"path": "/srv/big.gguf.part1of2"})
+    assert (source.name, source.file) == ("big", "big.gguf")
+    assert source.as_dict == {
+        "path": "/srv/big.gguf.part1of2",
+        "pieces": ["big.gguf.part1of2", "big.gguf.part2of2"],
+        "from": "controller",
+    }
 
 
 def test_a_path_that_all_nodes_see_needs_no_head():

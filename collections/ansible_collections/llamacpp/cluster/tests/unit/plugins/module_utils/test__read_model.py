@@ -101,3 +101,18 @@ def test_a_token_that_is_given_is_for_the_server_that_is_named(hub, monkeypatch)
     hub.files["m.gguf"] = llama()
     read_model(hub.url + "/m.gguf", token="mine")
     assert [headers.get("Authorization") for _path, headers in hub.requests] == ["Bearer mine"]
+
+
+@pytest.mark.parametrize("cut", [10, 100, 5000])
+def test_pieces_of_a_file_are_read_as_one(tmp_path, cut):
+    whole = llama()
+    (tmp_path / "m.gguf").write_bytes(whole)
+    (tmp_path / "m.gguf.part1of2").write_bytes(whole[:cut])
+    (tmp_path / "m.gguf.part2of2").write_bytes(whole[cut:])
+    assert read_model(str(tmp_path / "m.gguf.part1of2")) == read_model(str(tmp_path / "m.gguf"))
+
+
+def test_a_piece_that_is_missing_is_named(tmp_path):
+    (tmp_path / "m.gguf.part1of2").write_bytes(llama())
+    with pytest.raises(GgufError, match=r"of its 2 pieces, m\.gguf\.part2of2 is missing"):
+        read_model(str(tmp_path / "m.gguf.part1of2"))
