@@ -1,10 +1,8 @@
 # Copyright: (c) 2026, the llamacpp.cluster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Who fetches a model from outside, and how the other nodes get it: choices alone, nothing is moved here."""
+"""How nodes get a model that one of them has: the choice alone, nothing is moved here."""
 
 from __future__ import annotations
-
-from collections.abc import Collection, Sequence
 
 TRANSPORTS = ("auto", "swarm", "http", "rsync", "shared")
 # What choose_transport answers where one node needs the files and nobody else.
@@ -46,22 +44,3 @@ def choose_transport(
         receivers,
         "one sender" if holders <= 1 else "%d senders" % holders,
     )
-
-
-def fetcher(declared: str, needed_by: Sequence[str], holders: Collection[str], outside: Collection[str]) -> str:
-    """Return who gets the files from outside: a node, CONTROLLER, or nothing where a node has them all already.
-
-    ``declared``: ``auto``, CONTROLLER, or a node's name. ``needed_by``: nodes that need the files, the most important
-    one first (a head). ``holders``: nodes that have them. ``outside``: nodes that reach the hub; the control node is
-    taken to.
-
-    A node that needs the files anyway saves the way over the control node. Raises :class:`ValueError` where nobody
-    needs them.
-    """
-    if not needed_by:
-        raise ValueError("nobody needs these files")
-    if any(node in holders for node in needed_by):
-        return ""
-    if declared != "auto":
-        return declared
-    return next((node for node in needed_by if node in outside), CONTROLLER)

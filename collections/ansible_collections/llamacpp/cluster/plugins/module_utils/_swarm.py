@@ -8,8 +8,9 @@ The module hands this file as it is to systemd on a node, so it uses the standar
 of the collection. CONFIG: ``torrent`` (path of a torrent file of version 2), ``files`` (name in the
 torrent -> path; those that are lacking are there already with their size, to be written in place), ``have`` (name ->
 text of a ``1`` for each piece that was verified and a ``0`` for others; a file of ``1`` alone is only read),
-``address``, ``port`` (0: any), ``peers`` (``address:port``; nobody else is talked to), ``idle`` (seconds without a
-byte after which it ends), ``rate`` (bytes a second in each direction; 0: no limit).
+``locks`` (paths of files to hold locked (flock) as long as files are written), ``address``, ``port``, ``peers``
+(``address:port``; nobody else is talked to), ``idle`` (seconds without a byte after which it ends when it has all) and
+``stall`` (when it has not), ``rate`` (bytes a second in each direction; 0: no limit).
 
 It says ``READY=1`` once it listens, and then again and again, as ``STATUS``, a JSON object: ``port``, ``bytes`` (of all
 files), ``done``, ``complete`` (all verified), ``pieces`` (verified ones as bits, the first one highest, in hexadecimal
@@ -21,6 +22,7 @@ Told to stop, it ends when what arrived has been written.
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import ipaddress
 import json
@@ -45,6 +47,9 @@ QUIET = {
     "webtorrent_stun_server": "",
     "dht_bootstrap_nodes": "",
     "anonymous_mode": True,
+    # The peers ask at this port and no other.
+    "max_retry_port_bind": 0,
+    "listen_system_port_fallback": False,
 }
 FAST = {
     # Everybody may take from everybody at once.
@@ -77,6 +82,8 @@ STATUS_SECONDS = 0.5
 IDLE = "nobody wants anything any more"
 RECONNECT_SECONDS = 2.0
 LISTEN_SECONDS = 10.0
+# The module held these locks a moment ago; longer, and somebody else has come between.
+LOCK_SECONDS = 10.0
 # A disk that needs longer for what libtorrent has not written yet does not answer any more.
 FLUSH_SECONDS = 60.0
 
@@ -87,6 +94,7 @@ class Engine:
     def __init__(self, config: dict[str, Any], library: Any) -> None:
         self.library = library
         self.config = config
+        self.locks = [locked(path) for path in config["locks"]]
         self.peers = [split_address(peer) for peer in config["peers"]]
         self.banned: set[str] = set()
         self.error = ""
@@ -174,6 +182,8 @@ class Engine:
             for alert in self.session.pop_alerts():
                 self.note(alert)
             status = self.torrent.status()
+            if status.is_seeding:
+                self.release()
             now = time.monotonic()
             if status.total_done + status.all_time_upload != moved:
                 moved, moved_at = status.total_done + status.all_time_upload, now
@@ -192,13 +202,18 @@ class Engine:
             notify("STATUS=" + json.dumps(report))
             if self.error:
                 return self.error
-            if now - moved_at > self.config["idle"]:
-                return IDLE if status.is_seeding else "nothing came for %d s" % self.config["idle"]
+            if now - moved_at > self.config["idle" if status.is_seeding else "stall"]:
+                return IDLE if status.is_seeding else "nothing came for %d s" % self.config["stall"]
             if now >= reconnect_at and (not status.is_seeding or not status.num_peers):
                 reconnect_at = now + RECONNECT_SECONDS
                 for peer in self.peers:
                     self.torrent.connect_peer(peer)
             time.sleep(STATUS_SECONDS)
+
+    def release(self) -> None:
+        """Let others have the files: nothing is written any more."""
+        while self.locks:
+            os.close(self.locks.pop())
 
     def close(self) -> None:
         """Write what has arrived."""
@@ -222,6 +237,21 @@ def split_address(text: str) -> tuple[str, int]:
     """Return address and port of ``10.0.1.2:6881`` or ``[fd00::2]:6881``. Raises :class:`ValueError`."""
     address, _colon, port = text.rpartition(":")
     return str(ipaddress.ip_address(address.strip("[]"))), int(port)
+
+
+def locked(path: str) -> int:
+    """Lock a file, as the store does (flock(2)); return its descriptor. Raises :class:`OSError` when it is not free."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise OSError("another run brings the same file (%s); run again when it has ended" % path) from error
+            time.sleep(STATUS_SECONDS)
+        else:
+            return descriptor
 
 
 def reopened(path: str) -> str:

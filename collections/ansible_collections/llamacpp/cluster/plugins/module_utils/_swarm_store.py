@@ -42,10 +42,14 @@ _POLL_SECONDS = 0.2
 
 
 class Share(NamedTuple):
-    """What the engine works on, by sha256: paths, and verified pieces as a text of 1 and 0."""
+    """What the engine works on, by sha256: paths, and verified pieces as a text of 1 and 0.
+
+    ``locks``: those that the engine holds while it writes, so that nobody else brings the same file.
+    """
 
     files: dict[str, str]
     have: dict[str, str]
+    locks: list[str]
 
 
 def blobs_of(manifest: Manifest) -> dict[str, File]:
@@ -131,7 +135,7 @@ class SwarmStore:
         """
         contents, piece = self.check(data)
         lacking = {file.sha256 for file in self.lacking()}
-        share = Share({}, {})
+        share = Share({}, {}, [])
         for sha256, content in contents.items():
             file = self.blobs[sha256]
             if sha256 not in lacking:
@@ -143,6 +147,10 @@ class SwarmStore:
                 share.have[sha256] = self._part(part, file, content, piece)
                 if owner:
                     os.chown(part, *owner, follow_symlinks=False)
+                if "0" in share.have[sha256]:
+                    share.locks.append(os.path.join(self.store.incoming, sha256 + ".lock"))
+                    # Whoever may read it can lock it, whatever the umask of who made it.
+                    os.chmod(share.locks[-1], 0o644)
         return share
 
     def _part(self, part: str, file: File, content: Content, piece: int) -> str:

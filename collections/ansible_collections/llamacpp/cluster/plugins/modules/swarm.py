@@ -70,11 +70,11 @@ options:
     type: str
     default: nobody
   idle:
-    description: Seconds in which not a byte goes either way, after which the engine ends by itself.
+    description: Seconds in which not a byte goes either way, after which an engine that has all ends by itself.
     type: int
     default: 600
   stall:
-    description: Seconds without a byte after which O(state=finished) gives up.
+    description: Seconds without a byte after which an engine that lacks something, and O(state=finished), give up.
     type: int
     default: 120
   rate:
@@ -91,7 +91,7 @@ options:
     elements: str
     default: []
   lock_wait:
-    description: Seconds to wait for another run that brings one of the files in another way.
+    description: Seconds to wait for another run that brings one of the files.
     type: int
     default: 21600
   progress_file:
@@ -229,7 +229,8 @@ class Swarm:
             "torrent": work.torrent_path,
             "files": share.files,
             "have": share.have,
-            **{key: self.params[key] for key in ("address", "port", "peers", "idle", "rate")},
+            "locks": share.locks,
+            **{key: self.params[key] for key in ("address", "port", "peers", "idle", "stall", "rate")},
         }
         writable = [share.files[file.sha256] for file in lacking if file.bytes]
         self.unit.start(config, self.params["python"], self.params["user"], writable)

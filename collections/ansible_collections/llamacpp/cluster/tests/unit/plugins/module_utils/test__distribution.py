@@ -1,18 +1,16 @@
 # Copyright: (c) 2026, the llamacpp.cluster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Who fetches, and how the others get it."""
+"""How nodes get a model."""
 
 from __future__ import annotations
 
 import pytest
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._distribution import (
-    CONTROLLER,
     NONE,
     SWARM_FROM_BYTES,
     TRANSPORTS,
     choose_transport,
-    fetcher,
 )
 
 GIB = 1 << 30
@@ -52,14 +50,3 @@ def test_nothing_is_moved_where_nobody_needs_it():
 def test_a_word_that_is_no_transport():
     with pytest.raises(ValueError, match="transport = 'ftp': write one of auto, swarm, http, rsync, shared"):
         choose_transport("ftp", 1, 1, 1, True)
-
-
-def test_fetcher():
-    assert fetcher("auto", ["a", "b"], [], ["b", "c"]) == "b"
-    assert fetcher("auto", ["a", "b"], [], ["c"]) == CONTROLLER
-    assert fetcher("auto", ["a", "b"], ["b"], ["a"]) == ""
-    assert fetcher("auto", ["a", "b"], ["c"], ["a"]) == "a"
-    assert fetcher("c", ["a", "b"], [], ["a"]) == "c"
-    assert fetcher(CONTROLLER, ["a"], [], ["a"]) == CONTROLLER
-    with pytest.raises(ValueError, match="nobody needs"):
-        fetcher("auto", [], [], ["a"])

@@ -19,6 +19,7 @@ import uuid
 import pytest
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _swarm
+from ansible_collections.llamacpp.cluster.plugins.module_utils._lock import BusyError, locked
 from ansible_collections.llamacpp.cluster.plugins.module_utils._swarm_store import unpack
 from ansible_collections.llamacpp.cluster.plugins.module_utils._swarm_torrent import content_of, make_torrent
 
@@ -55,7 +56,9 @@ class Node:
             "address": self.address,
             "port": 16881,
             "peers": ["%s:16881" % address(peer) for peer in peers],
+            "locks": [],
             "idle": 60,
+            "stall": 60,
             "rate": 0,
             **more,
         }
@@ -127,7 +130,9 @@ def node(tmp_path, torrent):
 
     def start(number, peers, **more):
         started.append(Node(tmp_path / str(number), number, torrent, peers, **more))
-        assert started[-1].ready.wait(WAIT_SECONDS)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not started[-1].ready.wait(0.1) and started[-1].process.poll() is None:
+            assert time.monotonic() < deadline
         return started[-1]
 
     yield start
@@ -244,7 +249,7 @@ def test_ends_by_itself_when_nobody_wants_anything(node):
 
 
 def test_ends_by_itself_when_nothing_comes(node):
-    taker = node(1, [2], idle=1)
+    taker = node(1, [2], stall=1)
     assert taker.process.wait(WAIT_SECONDS) == 1
     assert "nothing came for 1 s" in taker.process.stdout.read()
 
@@ -254,6 +259,33 @@ def test_says_what_the_disk_says(node, tmp_path):
     taker = node(2, [1], files={sha256: "/dev/full" for sha256 in NAMES.values()})
     assert taker.process.wait(WAIT_SECONDS) == 1
     assert taker.said["error"] and "/dev/full" not in os.listdir(tmp_path)
+
+
+def test_files_are_locked_while_they_are_written(node, tmp_path):
+    lock = str(tmp_path / "lock")
+    (tmp_path / "lock").touch()
+    node(1, [2], data=DATA, rate=1_500_000)
+    taker = node(2, [1], locks=[lock])
+    taker.until(lambda said: said["done"] > 0)
+    with pytest.raises(BusyError), locked(lock, "a pull", 0.0, print):
+        pytest.fail("got the lock")
+    assert taker.complete()
+    with locked(lock, "a pull", 5.0, lambda other: None):
+        assert taker.process.poll() is None
+
+
+def test_does_not_write_what_somebody_else_brings(node, tmp_path):
+    with locked(str(tmp_path / "lock"), "a pull", 1.0, print):
+        late = node(2, [1], locks=[str(tmp_path / "lock")])
+    assert late.process.wait(WAIT_SECONDS) == 1
+    assert "another run brings the same file" in late.process.stdout.read()
+
+
+def test_the_port_is_the_one_that_peers_know(node):
+    with socket.create_server((address(1), 16881)):
+        late = node(1, [2], data=DATA)
+    assert late.process.wait(WAIT_SECONDS) == 1
+    assert "Address already in use" in late.process.stdout.read()
 
 
 @pytest.mark.parametrize(("text", "found"), [("10.0.1.2:6881", ("10.0.1.2", 6881)), ("[fd00::2]:1", ("fd00::2", 1))])

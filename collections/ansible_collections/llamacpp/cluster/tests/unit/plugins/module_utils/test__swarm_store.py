@@ -91,6 +91,7 @@ def test_parts_belong_to_the_engine(seed, taker):
 def test_nothing_is_there_at_first_and_nothing_is_read(seed, taker):
     share = taker.prepare(seed.torrent(), None, 1.0)
     assert share.have == {BIG.sha256: "0" * 10, LITTLE.sha256: "0"}
+    assert sorted(share.locks) == sorted("%s/%s.lock" % (taker.store.incoming, one.sha256) for one in (BIG, LITTLE))
     assert os.stat(share.files[BIG.sha256]).st_blocks == 0
 
 
@@ -103,6 +104,7 @@ def test_what_is_there_is_told_by_its_hash(seed, taker):
     fill(taker, LITTLE, SMALL)
     have = taker.prepare(data, None, 1.0).have
     assert have == {BIG.sha256: "1100000001", LITTLE.sha256: "1"}
+    assert [os.path.basename(path) for path in taker.prepare(data, None, 1.0).locks] == [BIG.sha256 + ".lock"]
 
 
 def test_a_beginning_that_something_else_has_left_is_used(seed, taker):
