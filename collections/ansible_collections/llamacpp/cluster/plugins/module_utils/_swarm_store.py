@@ -21,6 +21,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._pull_map import PartMap, forget_marks
 from ansible_collections.llamacpp.cluster.plugins.module_utils._store import File, Manifest, Store, StoreError
 from ansible_collections.llamacpp.cluster.plugins.module_utils._swarm_torrent import (
+    THREADS,
     Content,
     TorrentError,
     content_of,
@@ -73,6 +74,10 @@ class SwarmStore:
         """Return the files that are not there, each blob once."""
         return list({file.sha256: file for file in self.store.missing(self._known())}.values())
 
+    def recheck(self) -> None:
+        """Hash files that are there and that something has touched: they need not come again."""
+        self.store.lacking(self._known(), self.progress)
+
     def _known(self) -> Manifest:
         """Return the manifest as the store has it: some of its files may be elsewhere."""
         stored = self.store.manifest(self.manifest.name)
@@ -85,7 +90,7 @@ class SwarmStore:
     # The torrent
 
     def torrent(self) -> bytes:
-        """Return the torrent of a model that is here, made once. Raises :class:`OSError`."""
+        """Return the torrent of a model that is here, made once. Raises :class:`StoreError` for wrong bytes."""
         with contextlib.suppress(FileNotFoundError, TorrentError):
             newest = max(os.stat(self.source(file)).st_ctime for file in self.blobs.values())
             # Made of an older file with that name, whose bytes may have been wrong, it would lead peers astray.
@@ -98,7 +103,13 @@ class SwarmStore:
             def show(done: int, file: File = file) -> None:
                 self.progress.say("hashing pieces of %s: %d of %d MiB" % (file.name, done >> 20, file.bytes >> 20))
 
-            contents[sha256] = content_of(self.source(file), piece, show)
+            contents[sha256], found = content_of(self.source(file), piece, show)
+            if found != sha256:
+                # Every peer would throw it away at its end.
+                raise StoreError(
+                    "%s of %s has other bytes than it should (sha256 %s): scrub the store, and run again"
+                    % (file.name, self.manifest.name, found)
+                )
         data = make_torrent(contents, piece)
         self.keep(data)
         return data
@@ -237,9 +248,10 @@ class SwarmStore:
 
 
 def _own(part: str) -> None:
+    """Take a part from the engine, which may go on reading it to give it to others."""
     if os.geteuid() == 0:
         os.chown(part, 0, 0, follow_symlinks=False)
-    os.chmod(part, 0o600)
+    os.chmod(part, 0o644)
 
 
 def closed(path: str, patience: float) -> bool:
@@ -272,7 +284,7 @@ def verified(descriptor: int, content: Content, piece: int, progress: Callable[[
         found = small_root(data) if content.size <= piece else piece_hash(data, piece)
         return found == content.pieces[index]
 
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=THREADS) as pool:
         for number, (index, same) in enumerate(zip(candidates, pool.map(right, candidates))):
             progress(number)
             here[index] = "1" if same else "0"

@@ -9,7 +9,9 @@ as soon as it arrived, and so is who sent it.
 
 from __future__ import annotations
 
+import collections
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ MOST_PIECE = 16 << 20
 PIECES = 2048
 NAME = "llamacpp-model"
 HASH_BYTES = 32
+THREADS = min(4, os.cpu_count() or 1)
 _ZERO = b"\0" * HASH_BYTES
 
 Bencoded = Union[int, bytes, "list[Any]", "dict[bytes, Any]"]
@@ -129,28 +132,31 @@ def piece_hash(data: bytes, piece: int) -> bytes:
     return tree_root(leaves, _ZERO, piece // BLOCK)
 
 
-def content_of(path: str, piece: int, progress: Callable[[int], None] = lambda done: None) -> Content:
-    """Read a file and return what a torrent says of it; ``progress`` is told the bytes that were read."""
+def content_of(path: str, piece: int, progress: Callable[[int], None] = lambda done: None) -> tuple[Content, str]:
+    """Read a file; return what a torrent says of it, and its sha256. ``progress`` is told the bytes that were read."""
     size = os.path.getsize(path)
+    digest, hashes = hashlib.sha256(), []
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if size <= piece:
-            data = os.pread(descriptor, piece, 0)
-            root = small_root(data)
-            return Content(size, root, (root,))
 
-        def one(at: int) -> bytes:
-            return piece_hash(os.pread(descriptor, piece, at), piece)
+        def one(at: int) -> tuple[bytes, bytes]:
+            data = os.pread(descriptor, piece, at)
+            return data, piece_hash(data, piece) if size > piece else small_root(data)
 
-        hashes = []
-        # hashlib lets other threads run while it hashes a block.
-        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            for found in pool.map(one, range(0, size, piece)):
+        # hashlib lets other threads run while it hashes. Only so many pieces are in memory as are hashed at a time.
+        with ThreadPoolExecutor(max_workers=THREADS) as pool:
+            offsets = iter(range(0, size, piece))
+            window = collections.deque(pool.submit(one, at) for at in itertools.islice(offsets, 2 * THREADS))
+            while window:
+                data, found = window.popleft().result()
+                window.extend(pool.submit(one, at) for at in itertools.islice(offsets, 1))
+                digest.update(data)
                 hashes.append(found)
                 progress(min(size, len(hashes) * piece))
     finally:
         os.close(descriptor)
-    return Content(size, file_root(hashes, piece), tuple(hashes))
+    root = file_root(hashes, piece) if size > piece else hashes[0]
+    return Content(size, root, tuple(hashes)), digest.hexdigest()
 
 
 def file_root(hashes: list[bytes], piece: int) -> bytes:

@@ -162,10 +162,13 @@ seconds:
 
 import base64
 import binascii
+import contextlib
 import ipaddress
 import pwd
 import re
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -202,6 +205,8 @@ class Swarm:
         """Start the engine."""
         owner = self._check()
         work = self.swarm_store()
+        if not self.module.check_mode:
+            work.recheck()
         lacking = work.lacking()
         if lacking and self.params["seed"]:
             raise UnitError(
@@ -280,18 +285,17 @@ class Swarm:
 
     def _wait(self, started: float) -> int:
         """Wait for the engine; return how many bytes it got over the network. Raises :class:`UnitError`."""
-        moved, moved_at, banned = -1, started, set()
-        first = None
+        moved, moved_at, first = -1, started, None
+        banned: set[str] = set()
         while True:
             status = self.unit.status()
             report, now = status.report, time.monotonic()
-            done, total = int(report.get("done", 0)), int(report.get("bytes", 0))
-            for address in report.get("banned", []):
-                if address not in banned:
-                    banned.add(address)
-                    self.module.warn("%s sent wrong bytes: scrub the store there" % address)
+            done, total = _number(report, "done"), _number(report, "bytes")
+            for address in sorted(_addresses(report, "banned") - banned):
+                self.module.warn("%s sent wrong bytes: scrub the store there" % address)
+            banned |= _addresses(report, "banned")
             if report.get("complete"):
-                return int(report.get("received", 0))
+                return _number(report, "received")
             if not status.active or report.get("error"):
                 raise UnitError(self._broken(done, total, str(report.get("error") or self.unit.log())))
             if done != moved:
@@ -301,7 +305,7 @@ class Swarm:
             first = done if first is None and total else first
             if total:
                 text = amount(done - (first or 0), total - (first or 0), started, now)
-                self.progress.say("swarm of %d peers: %s" % (int(report.get("peers", 0)), text))
+                self.progress.say("swarm of %d peers: %s" % (_number(report, "peers"), text))
             time.sleep(POLL_SECONDS)
 
     def _broken(self, done: int, total: int, why: str) -> str:
@@ -322,6 +326,23 @@ class Swarm:
             if work.lacking() and status.report.get("pieces"):
                 work.leave(status.report["pieces"])
         return stopped
+
+
+# The engine talks to the network, so what it says is not trusted to be what it should be.
+
+
+def _number(report: Mapping[str, Any], key: str) -> int:
+    value = report.get(key)
+    return value if isinstance(value, int) else 0
+
+
+def _addresses(report: Mapping[str, Any], key: str) -> set[str]:
+    found = set()
+    values = report.get(key)
+    for value in values if isinstance(values, list) else []:
+        with contextlib.suppress(ValueError):
+            found.add(str(ipaddress.ip_address(value)))
+    return found
 
 
 def main() -> None:

@@ -117,7 +117,7 @@ def torrent(tmp_path):
     for name, data in DATA.items():
         path = tmp_path / name
         path.write_bytes(data)
-        contents[NAMES[name]] = content_of(str(path), PIECE)
+        contents[NAMES[name]] = content_of(str(path), PIECE)[0]
     path = tmp_path / "torrent"
     path.write_bytes(make_torrent(contents, PIECE))
     return path

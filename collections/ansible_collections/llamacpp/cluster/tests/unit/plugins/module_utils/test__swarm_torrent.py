@@ -38,7 +38,8 @@ def contents(tmp_path):
         data = random.Random(size).randbytes(size)
         path = tmp_path / NAME / hashlib.sha256(data).hexdigest()
         path.write_bytes(data)
-        found[path.name] = content_of(str(path), LEAST_PIECE)
+        found[path.name], sha256 = content_of(str(path), LEAST_PIECE)
+        assert sha256 == path.name
     return found
 
 
@@ -118,10 +119,10 @@ def test_piece_bytes(total, piece):
 def test_progress(tmp_path):
     path = tmp_path / "x"
     path.touch()
-    os.truncate(path, 3 * LEAST_PIECE + 1)
+    os.truncate(path, 30 * LEAST_PIECE + 1)
     said = []
     content_of(str(path), LEAST_PIECE, said.append)
-    assert said == [LEAST_PIECE, 2 * LEAST_PIECE, 3 * LEAST_PIECE, 3 * LEAST_PIECE + 1]
+    assert said == [*range(LEAST_PIECE, 30 * LEAST_PIECE + 1, LEAST_PIECE), 30 * LEAST_PIECE + 1]
 
 
 def test_torrent_id():

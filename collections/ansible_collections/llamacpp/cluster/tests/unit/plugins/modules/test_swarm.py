@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _swarm_unit
 from ansible_collections.llamacpp.cluster.plugins.module_utils._store import Store
 from ansible_collections.llamacpp.cluster.plugins.modules import model_pull, swarm
-from ansible_collections.llamacpp.cluster.tests.unit.store_builder import add, manifest_of
+from ansible_collections.llamacpp.cluster.tests.unit.store_builder import add, manifest_of, spoil
 
 pytest.importorskip("libtorrent")
 
@@ -208,6 +208,45 @@ def test_a_pull_takes_what_a_swarm_has_brought(node, seed, state, tmp_path, run_
     node(2, "stopped", manifest=MODEL.as_dict())
     result = run_module(model_pull, store=str(tmp_path / "2"), manifest=MODEL.as_dict(), sources=[])
     assert (result["changed"], result["fetched_bytes"]) == (True, 0)
+    assert present(tmp_path, 2)
+
+
+def test_who_sends_wrong_bytes_is_named(node, seed, state, tmp_path):
+    torrent = seed()["torrent"]
+    node(1, "stopped")
+    store = Store(str(tmp_path / "1"))
+    spoil(store.blob(MODEL.files[0].sha256))
+    broken = seed()
+    assert broken["failed"] and "large.bin of owner/repo/Q4 has other bytes than it should" in broken["msg"]
+    # A disk that loses a bit does not say so in ctime.
+    for path in (tmp_path / "1" / "torrents").iterdir():
+        os.utime(path)
+    assert seed()["torrent"] == torrent
+    node(2, "started", torrent=torrent)
+    broken = node(2, "finished", stall=3)
+    assert broken["failed"] and "%s sent wrong bytes: scrub the store there" % address(1) in str(broken["warnings"])
+    assert Store(str(tmp_path / "2")).names() == []
+
+
+def test_an_engine_that_talks_nonsense(node, seed, state, tmp_path, monkeypatch):
+    reports = [
+        {"done": "x", "bytes": None, "banned": [1, "x; rm", None, [], {}], "pieces": 5},
+        {"banned": 7, "complete": []},
+        {"complete": True, "received": "many"},
+    ]
+    said = [_swarm_unit.Status(True, report) for report in reports]
+    monkeypatch.setattr(_swarm_unit.SwarmUnit, "status", lambda self: said.pop(0))
+    result = node(2, "finished", stall=60)
+    assert result["failed"] and "its part is gone" in result["msg"] and said == []
+
+
+def test_what_was_touched_does_not_come_again(node, seed, state, tmp_path):
+    torrent = seed()["torrent"]
+    node(2, "started", torrent=torrent)
+    node(2, "finished")
+    node(1, "stopped")
+    os.utime(Store(str(tmp_path / "2")).blob(MODEL.files[0].sha256))
+    node(2, "started", torrent=torrent)
     assert present(tmp_path, 2)
 
 
