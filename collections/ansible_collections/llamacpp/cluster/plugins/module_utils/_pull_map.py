@@ -39,6 +39,9 @@ class PartMap:
         self.done = self._found()
         self._unsynced: list[int] = []
         self.file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if os.geteuid() == 0:
+            # A swarm that was killed has left it to its engine's user.
+            os.fchown(self.file, 0, 0)
         os.ftruncate(self.file, size)
         self._marks = self._start()
 

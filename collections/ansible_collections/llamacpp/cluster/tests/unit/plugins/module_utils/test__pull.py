@@ -312,6 +312,15 @@ def test_a_beginning_without_marks_counts(tmp_path):
     marks.close()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take files back")
+def test_what_an_engine_has_left_is_roots(tmp_path):
+    part = tmp_path / "x.part"
+    part.touch()
+    os.chown(part, 65534, 65534)
+    PartMap(str(part), 1).close()
+    assert part.stat().st_uid == 0
+
+
 @pytest.mark.parametrize(("size", "chunk"), [(0, 1), (1, 1), (64 * MIB, 1), (64 * MIB + 1, 2), (1 << 40, 16)])
 def test_chunk_bytes(size, chunk):
     assert chunk_bytes(size) == chunk * MIB

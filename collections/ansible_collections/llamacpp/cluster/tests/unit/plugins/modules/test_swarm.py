@@ -250,6 +250,18 @@ def test_what_was_touched_does_not_come_again(node, seed, state, tmp_path):
     assert present(tmp_path, 2)
 
 
+def test_a_second_run_waits_for_the_first(node, seed, state, tmp_path, run_module):
+    torrent = seed(rate=1_000_000)["torrent"]
+    node(2, "started", torrent=torrent)
+    late = node(2, "started", torrent=torrent, name="late", port=PORT + 1, lock_wait=0)
+    assert late["failed"] and "a swarm (pid " in late["msg"] and "run again when it has ended" in late["msg"]
+    given = {"store": str(tmp_path / "2"), "manifest": MODEL.as_dict()}
+    pulled = run_module(model_pull, sources=[], lock_wait=0, **given)
+    assert pulled["failed"] and "a swarm (pid " in pulled["msg"]
+    assert node(2, "finished")["changed"] and present(tmp_path, 2)
+    assert run_module(model_pull, sources=[], lock_wait=0, **given)["changed"] is False
+
+
 def test_an_engine_that_ended(node, seed, state, tmp_path):
     torrent = seed()["torrent"]
     node(1, "stopped")
