@@ -127,6 +127,18 @@ def test_a_file_is_linked(fetch: Run, toys: Path, store: Path) -> None:
     assert fetch(check=True, paths=[str(toys / FILE)])["changed"] is False
 
 
+def test_what_goes_beside_a_file(fetch: Run, toys: Path, tmp_path: Path) -> None:
+    """A projector is GGUF too, and no part of the model that it goes with."""
+    for name in (FILE, "mmproj-toy-f16.gguf"):
+        (tmp_path / name).write_bytes((toys / "toy-Q8_0.gguf").read_bytes())
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    names = [FILE, "mmproj-toy-f16.gguf", "tokenizer.json"]
+    answer = fetch(paths=[str(tmp_path / name) for name in names])
+    roles = {file["name"]: file["role"] for file in answer["manifest"]["files"]}
+    assert roles == dict(zip(names, ["model", "mmproj", "tokenizer"]))
+    assert os.path.basename(answer["file"]) == FILE
+
+
 def test_a_file_that_changed_is_seen(fetch: Run, toys: Path, tmp_path: Path) -> None:
     source = tmp_path / "m.gguf"
     source.write_bytes((toys / FILE).read_bytes())

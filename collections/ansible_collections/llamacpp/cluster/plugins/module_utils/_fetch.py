@@ -256,7 +256,7 @@ class Fetch:
                 self.store.adopt(places[item.name], item.name, item.role, self.progress, item.sha256, external)
                 for item in wanted
             ]
-        self._check_set(places)
+        self._check_set({file.name: places[file.name] for file in files if file.role == "model"})
         manifest = Manifest(name, tuple(files), record, external=places if external else {})
         if self.check:
             return Outcome(name, manifest, self._differs(manifest))

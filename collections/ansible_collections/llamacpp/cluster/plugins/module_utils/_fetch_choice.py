@@ -154,6 +154,11 @@ def role_of(name: str) -> str:
     return "tokenizer" if _TOKENIZER.match(base) else "other"
 
 
+def beside(name: str) -> bool:
+    """Whether a file goes beside a model, as its name says."""
+    return role_of(name) != "other"
+
+
 def _whole(files: Sequence[Remote]) -> dict[str, tuple[Remote, ...]]:
     """Return the files of a repository as they are when pieces are joined: name -> where its bytes are."""
     by_name = {item.name: item for item in files}

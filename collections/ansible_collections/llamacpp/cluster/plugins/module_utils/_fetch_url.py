@@ -16,7 +16,9 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_choice imp
     Checksums,
     Remote,
     Wanted,
+    beside,
     declare,
+    role_of,
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_parts import BLOCK, BrokenError, FetchError
 from ansible_collections.llamacpp.cluster.plugins.module_utils._http import Client, RemoteError, shown
@@ -54,7 +56,9 @@ def gather(addresses: Sequence[str], look: Callable[[str], Remote], checksums: C
     for whole in sorted(sets) if all(map(_SHARD.search, sets)) else sets:
         parts = tuple(look(by_name[name]) for name in sets[whole])
         known = parts[0].sha256 if len(parts) == 1 else None
-        wanted.append(Wanted(whole, "model", sum(part.size for part in parts), known, parts))
+        # One file alone is what somebody wants as a model, whatever its name.
+        role = role_of(whole) if len(sets) > 1 and beside(whole) else "model"
+        wanted.append(Wanted(whole, role, sum(part.size for part in parts), known, parts))
     return declare(wanted, checksums)
 
 
