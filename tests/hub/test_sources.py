@@ -135,7 +135,7 @@ def test_what_goes_beside_a_file(fetch: Run, toys: Path, tmp_path: Path) -> None
     names = [FILE, "mmproj-toy-f16.gguf", "tokenizer.json"]
     answer = fetch(paths=[str(tmp_path / name) for name in names])
     roles = {file["name"]: file["role"] for file in answer["manifest"]["files"]}
-    assert roles == dict(zip(names, ["model", "mmproj", "tokenizer"]))
+    assert roles == dict(zip(names, ["model", "mmproj", "tokenizer"], strict=True))
     assert os.path.basename(answer["file"]) == FILE
 
 
