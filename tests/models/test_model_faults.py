@@ -111,7 +111,7 @@ def test_hub_gone_half_way(site: ModelSite) -> None:
 def test_wrong_bytes(site: ModelSite) -> None:
     site.hub.fault("flip", at=site.size // 2, times=0)
     failed = site.site().failed()
-    assert "its bytes have the checksum" in failed.output, failed.output[-3000:]
+    assert "has sha256" in failed.output, failed.output[-3000:]
     site.assert_nothing_named()
     site.finish()
 
