@@ -17,7 +17,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._cmake import cma
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Device, Instance
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import Problem, listing, size_text
-from ansible_collections.llamacpp.cluster.plugins.module_utils._release import release_id
+from ansible_collections.llamacpp.cluster.plugins.module_utils._release import CONTENTS, release_id
 from ansible_collections.llamacpp.cluster.plugins.module_utils._toolchain import choose
 from ansible_collections.llamacpp.cluster.plugins.module_utils._toolchain_error import ToolchainError
 
@@ -249,6 +249,7 @@ def _release(
     if all_quants is None:
         all_quants = any(needs_all_quants(instance) for instance in declared.instances)
     inputs.update(
+        contents=CONTENTS,
         cmake_args=cmake_arguments(settings, kind.backend, kind.architectures, rdma, nccl, all_quants),
         cflags=settings.cflags,
         cxxflags=settings.cxxflags,
