@@ -125,7 +125,7 @@ def test_no_room_for_it(site: ModelSite) -> None:
         assert site.hub.sent < site.size // 2, "it was fetched all the same"
         site.assert_nothing_named()
     finally:
-        site.shell(FETCHER, f"umount {STORE}")
+        site.shell(FETCHER, f"umount -l {STORE}")
     site.finish()
 
 
@@ -143,7 +143,7 @@ def test_a_disk_that_fills_up_meanwhile(site: ModelSite) -> None:
         site.shell(FETCHER, f"rm {STORE}/filler")
         site.finish()
     finally:
-        site.shell(FETCHER, f"umount {STORE}")
+        site.shell(FETCHER, f"umount -l {STORE}")
 
 
 def test_two_runs_at_once(site: ModelSite) -> None:
