@@ -33,12 +33,15 @@ def stamp(plan: Mapping[str, Any], node: str) -> str:
     decided = [
         {
             **{key: instance[key] for key in _DECIDES},
+            # Another release may have the program that seeds where this one had none.
+            "releases": [worker["release"] for worker in instance["workers"]],
             "endpoints": ["%s:%d" % (worker["host"], worker["port"]) for worker in instance["workers"]],
             "files": plan["models"][instance["model"]["name"]]["files"],
         }
         for instance in instances
     ]
-    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
+    whole = {"quota": plan["rpc_cache"]["quota"], "instances": decided}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 def to_seed(

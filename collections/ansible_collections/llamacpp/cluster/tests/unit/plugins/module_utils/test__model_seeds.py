@@ -42,12 +42,16 @@ def test_a_model_that_was_brought_is_seeded_again(plan):
     assert _model_seeds.to_seed(plan, seeded, [{"name": "of-nobody-here"}]) == {}
 
 
-@pytest.mark.parametrize("change", ["devices", "files"])
-def test_other_weights_are_seeded(plan, change):
+@pytest.mark.parametrize("change", ["devices", "files", "quota", "release"])
+def test_another_plan_is_seeded(plan, change):
     before = kept(plan, "node2")
     after = copy.deepcopy(plan)
     if change == "devices":
         after["instances"][0]["devices"][0]["layers"] = [0, 1]
+    elif change == "quota":
+        after["rpc_cache"]["quota"] = 1 << 40
+    elif change == "release":
+        after["instances"][0]["workers"][0]["release"] = "b11435-cpu-1a2b3c4d"
     else:
         after["models"]["toy"]["files"][0]["sha256"] = "ab" * 32
     assert list(_model_seeds.to_seed(after, {"node2": before}, [])) == ["node2"]
