@@ -21,9 +21,9 @@ from typing import Any
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 2
 
-# Which programs a release is made of, as a number that rises when one is added or has to be replaced: 2 has llama-quantize
-# and llamacpp-rpc-cache. It is a part of the id, so that releases without them are made anew; a changed comment in
-# our own program is not worth compiling CUDA again.
+# Which programs a release is made of, as a number that rises when one is added or has to be replaced: 2 has
+# llama-quantize and llamacpp-rpc-cache. It is a part of the id, so that releases without them are made anew; a changed
+# comment in our own program is not worth compiling CUDA again.
 CONTENTS = 2
 
 # The names that the RPC worker's binary (and CMake target) has had; newest first.
