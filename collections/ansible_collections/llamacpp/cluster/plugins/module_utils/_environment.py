@@ -29,6 +29,12 @@ STAMP = ".llamacpp.json"
 _PIN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(?:\[[A-Za-z0-9,._-]+\])?==[A-Za-z0-9.!+_-]+$")
 _PIP = re.compile(r"^pip-(?P<version>[0-9.]+)-py3-none-any\.whl$")
 _MADE = re.compile(r"\.[0-9a-f]{12}$")
+# Before Python 3.10 pip asks distutils where files belong, which Debian 11 does not have; sysconfig knows as well
+# (https://github.com/pypa/pip/issues/10647 is how distributors tell pip so).
+_START = (
+    "import runpy, sys, sysconfig; sysconfig._PIP_USE_SYSCONFIG = True; sys.path.insert(0, sys.argv.pop(1)); "
+    "runpy.run_module('pip', run_name='__main__')"
+)
 # What would lead pip or Python elsewhere than to the wheels.
 _LEADING = re.compile(r"^(?:PIP_|PYTHON|VIRTUAL_ENV$)")
 _TAIL = 1500
@@ -129,7 +135,8 @@ class Environment:
         self._run([sys.executable, "-m", "venv", "--without-pip", self.place], lambda line: None)
         python = os.path.join(self.place, "bin", "python")
         # A wheel is an archive that Python can run a package of.
-        argv = [python, os.path.join(self.wheels, pip, "pip"), "--disable-pip-version-check", "--no-input", "install"]
+        argv = [python, "-c", _START, os.path.join(self.wheels, pip)]
+        argv += ["--disable-pip-version-check", "--no-input", "install"]
         argv += ["--no-index", "--no-cache-dir", "--find-links", self.wheels, *self.requirements]
         self._run(argv, lambda line: say(line.strip()))
         stamp = {"fingerprint": self._id, "python": self._version, "requirements": self.requirements}
