@@ -44,6 +44,11 @@ def dense(declared: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Cluste
     return declared
 
 
+def forget(cluster: Cluster, node: str) -> None:
+    """Empty the cache of a worker. The directory stays: the sandbox of a worker that runs has just that one."""
+    cluster.shell(node, f"mkdir -p {DIRECTORY} && find {DIRECTORY} -type f -delete && rm -rf {DIRECTORY}-* {DIRECTORY}.*")
+
+
 def cached(cluster: Cluster, node: str) -> dict[str, str]:
     """Entries of a worker: name -> sha256 of the bytes."""
     listed = cluster.shell(node, f"mkdir -p {DIRECTORY} && cd {DIRECTORY} && find . -type f -exec sha256sum {{}} +")
@@ -104,7 +109,7 @@ def module(cluster: Cluster, node: str, **arguments: Any) -> dict[str, Any]:
 def test_what_is_seeded_is_what_a_worker_writes_itself(declared: Cluster, tmp_path: Path, kind: str) -> None:
     """Same names, same bytes, and the very first start of the head sent none of them."""
     for node in WORKERS:
-        declared.shell(node, f"rm -rf {DIRECTORY}*")
+        forget(declared, node)
     # A worker outlives a change of its head's model, and so does what it said.
     before = {node: written(declared, node) for node in WORKERS}
     deploy(declared, cached_models.write(tmp_path / f"{kind}.gguf", cached_models.KINDS[kind]))
@@ -129,7 +134,7 @@ def test_what_is_seeded_is_what_a_worker_writes_itself(declared: Cluster, tmp_pa
 
 def test_experts_that_stay_with_the_head_are_not_seeded(declared: Cluster, tmp_path: Path) -> None:
     for node in WORKERS:
-        declared.shell(node, f"rm -rf {DIRECTORY}*")
+        forget(declared, node)
     model = cached_models.write(tmp_path / "experts.gguf", cached_models.KINDS["experts"])
     deploy(declared, model, cpu_moe=True)
     assert {node: cached(declared, node) for node in WORKERS} == {node: {} for node in WORKERS}
