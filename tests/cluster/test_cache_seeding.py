@@ -46,7 +46,9 @@ def dense(declared: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Cluste
 
 def forget(cluster: Cluster, node: str) -> None:
     """Empty the cache of a worker. The directory stays: the sandbox of a worker that runs has just that one."""
-    cluster.shell(node, f"mkdir -p {DIRECTORY} && find {DIRECTORY} -type f -delete && rm -rf {DIRECTORY}-* {DIRECTORY}.*")
+    cluster.shell(
+        node, f"mkdir -p {DIRECTORY} && find {DIRECTORY} -type f -delete && rm -rf {DIRECTORY}-* {DIRECTORY}.*"
+    )
 
 
 def cached(cluster: Cluster, node: str) -> dict[str, str]:
