@@ -106,6 +106,15 @@ class ModelSite(Cluster):
         """Wait until this share of the model's bytes has come; what the hub has sent are headers, too."""
         self.until(f"{share:.0%} of the model", lambda: self.incoming(FETCHER) >= share * self.size, 300)
 
+    def until_arriving(self, node: str, run: subprocess.Popen[str]) -> None:
+        """Wait until an eighth of the model is on its way to a node; say what the run said when it ends before."""
+
+        def arriving() -> bool:
+            assert run.poll() is None, self.end(run).output[-4000:]
+            return self.incoming(node) > self.size // 8
+
+        self.until(f"a part of the model on {node}", arriving, 300)
+
     def kill_fetch(self) -> int:
         """Kill what fetches with SIGKILL; return how many processes that were."""
         found = self.shell(FETCHER, _FETCHING % STORE).split()
