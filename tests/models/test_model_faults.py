@@ -162,7 +162,7 @@ def test_two_runs_at_once(site: ModelSite) -> None:
 @pytest.mark.parametrize("victim", ["node1", "node3"])
 def test_a_peer_that_dies_in_the_swarm(site: ModelSite, victim: str) -> None:
     """``node1`` has the model, the others get it. Those that live finish from each other, or say why they cannot."""
-    site.lab.shape("20mbit")
+    site.lab.shape("8mbit")
     try:
         run = site.start_site(llamacpp_models_transport="swarm")
         site.until_arriving("node3", run)
