@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -106,14 +107,19 @@ class ModelSite(Cluster):
         """Wait until this share of the model's bytes has come; what the hub has sent are headers, too."""
         self.until(f"{share:.0%} of the model", lambda: self.incoming(FETCHER) >= share * self.size, 300)
 
-    def until_arriving(self, node: str, run: subprocess.Popen[str]) -> None:
-        """Wait until an eighth of the model is on its way to a node; say what the run said when it ends before."""
+    def until_swarming(self, node: str, run: subprocess.Popen[str]) -> None:
+        """Wait until an eighth of the model has come to a node; say what the run said when it ends before.
 
-        def arriving() -> bool:
+        The engine says how far it is; of what it holds in memory its file says nothing.
+        """
+
+        def swarming() -> bool:
             assert run.poll() is None, self.end(run).output[-4000:]
-            return self.incoming(node) > self.size // 8
+            said = self.shell(node, "systemctl show --value --property StatusText 'llamacpp-swarm-*.service'")
+            found = re.search(r"([0-9]+) %", said)
+            return found is not None and int(found.group(1)) >= 12
 
-        self.until(f"a part of the model on {node}", arriving, 300)
+        self.until(f"a part of the model on {node}", swarming, 300)
 
     def kill_fetch(self) -> int:
         """Kill what fetches with SIGKILL; return how many processes that were."""

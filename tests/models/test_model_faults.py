@@ -165,7 +165,7 @@ def test_a_peer_that_dies_in_the_swarm(site: ModelSite, victim: str) -> None:
     site.lab.shape("8mbit")
     try:
         run = site.start_site(llamacpp_models_transport="swarm")
-        site.until_arriving("node3", run)
+        site.until_swarming("node3", run)
         site.lab.kill(victim)
         site.end(run).failed()
     finally:
