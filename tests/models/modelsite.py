@@ -116,8 +116,8 @@ class ModelSite(Cluster):
         def swarming() -> bool:
             assert run.poll() is None, self.end(run).output[-4000:]
             said = self.shell(node, "systemctl show --value --property StatusText 'llamacpp-swarm-*.service'")
-            found = re.search(r"([0-9]+) %", said)
-            return found is not None and int(found.group(1)) >= 12
+            done, whole = (re.search(f'"{word}": ([0-9]+)', said) for word in ("done", "bytes"))
+            return done is not None and whole is not None and 8 * int(done.group(1)) >= int(whole.group(1)) > 0
 
         self.until(f"a part of the model on {node}", swarming, 300)
 
