@@ -108,10 +108,8 @@ options:
     description: Seconds to wait for another run that converts the same.
     type: int
     default: 7200
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 seealso:
   - module: llamacpp.cluster.llama_source

@@ -64,10 +64,8 @@ options:
       - One of each repository in turn, and first the largest that the memory of the cluster could hold.
     type: int
     default: 20
-  progress_file:
-    description: File for a line that says how far the search is. The action of this module gives it.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.info
 seealso:
   - module: llamacpp.cluster.hub_info

@@ -49,10 +49,8 @@ options:
     description: Seconds to wait for another run that changes names or files of this store.
     type: int
     default: 600
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 seealso:
   - module: llamacpp.cluster.model

@@ -45,10 +45,8 @@ options:
   login:
     description: Set by the action plugin. Who sends the bytes; with it, the module only prepares for them.
     type: str
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 seealso:
   - module: llamacpp.cluster.model

@@ -33,10 +33,8 @@ options:
     description: Seconds to wait for another run that makes it.
     type: int
     default: 600
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 seealso:
   - module: llamacpp.cluster.python_wheels

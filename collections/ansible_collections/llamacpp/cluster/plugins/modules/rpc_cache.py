@@ -106,10 +106,8 @@ options:
     description: Set by the action plugin. Do nothing that takes time; say RV(pending) instead.
     type: bool
     default: false
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 seealso:
   - module: llamacpp.cluster.fabric_share

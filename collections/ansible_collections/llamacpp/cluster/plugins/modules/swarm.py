@@ -94,10 +94,8 @@ options:
     description: Seconds to wait for another run that brings one of the files.
     type: int
     default: 21600
-  progress_file:
-    description: Set by the action plugin. The file to write the progress to.
-    type: path
 extends_documentation_fragment:
+  - llamacpp.cluster.watched
   - llamacpp.cluster.attributes.no_diff
 author:
   - The llamacpp.cluster authors (@llamacpp-cluster)
