@@ -64,7 +64,11 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture
 def fetch(hub: SimulatedHub, store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the module in this process; `repo`, `store` and `endpoint` are given."""
+    from ansible.module_utils import _internal
     from ansible.module_utils.testing import patch_module_args
+
+    # A test that loads a part of the controller lets all warnings of this process go to the terminal.
+    monkeypatch.setattr(_internal, "is_controller", False)
 
     def run(check: bool = False, **arguments: Any) -> Answer:
         given = {"store": str(store), "endpoint": hub.url, "_ansible_check_mode": check, **arguments}
