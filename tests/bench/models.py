@@ -272,13 +272,12 @@ class Models:
         return time.monotonic() - began
 
     def _empty_cache(self) -> None:
-        """Stop both, and take what the worker has cached."""
+        """Stop both, and take what the worker has cached, with what says that it was seeded, so that it is again."""
         instance = self._instance()
         (worker,) = instance["workers"]
         self.lab.shell(instance["head"], f"systemctl stop {instance['unit']}")
-        self.lab.shell(
-            worker["node"], f"systemctl stop {worker['unit']}; find {RPC_CACHE} -type f -delete 2>/dev/null || true"
-        )
+        forget = f"find {RPC_CACHE} -type f -delete 2>/dev/null || true; rm -rf {RPC_CACHE}-*"
+        self.lab.shell(worker["node"], f"systemctl stop {worker['unit']}; {forget}")
 
     def _starts(self) -> Figures:
         """Start both again and again, the worker first; medians."""
