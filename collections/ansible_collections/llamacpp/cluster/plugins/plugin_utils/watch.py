@@ -10,6 +10,7 @@ connection; meanwhile the line that it writes to its progress file is shown.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 import uuid
 from typing import Any
@@ -20,12 +21,17 @@ from ansible.utils.display import Display
 
 display = Display()
 
+# The first look, and the longest time from one to the next. Each costs a shell on the node: a module that looks would
+# start Python there every time, and on a node that has its hands full take from the work that it looks at.
+FIRST_SECONDS = 0.25
 POLL_SECONDS = 1.0
 # Often enough to see that it lives, seldom enough to read the rest of the run.
 SHOW_SECONDS = 5.0
 # Longer than any build or download that somebody would wait for in one run.
 LIMIT_SECONDS = 6 * 3600
 PROGRESS_DIRECTORY = "/tmp"
+# For grep: ansible.modules.async_wrapper writes a dictionary, with truth as 1 and 0 or as true and false.
+_RUNNING = '^{"started": [a-z0-9]*, "finished": [f0]'
 
 
 class WatchedAction(ActionBase):
@@ -43,35 +49,44 @@ class WatchedAction(ActionBase):
         host = task_vars["inventory_hostname"]
         delegated = self._task.delegate_to or host
         job = self._start(arguments, task_vars)
+        results = "%s/%s" % (self._async_dir(), job)
         started = time.monotonic()
         shown, shown_at = "", started + quiet - SHOW_SECONDS
+        pause = FIRST_SECONDS
         while True:
-            time.sleep(POLL_SECONDS)
-            status = self._execute_module(
-                module_name="ansible.legacy.async_status",
-                module_args={"jid": job, "mode": "status", "_async_dir": self._async_dir()},
-                task_vars=task_vars,
-            )
-            if status.get("finished"):
-                break
-            if time.monotonic() - shown_at < SHOW_SECONDS:
-                continue
-            answer = self._low_level_execute_command("cat %s 2>/dev/null || true" % progress)
-            line = str(answer.get("stdout", "")).strip()
-            if line and line != shown:
+            time.sleep(pause)
+            pause = min(2 * pause, POLL_SECONDS)
+            running, line = self._look(results, progress)
+            if not running:
+                status = self._execute_module(
+                    module_name="ansible.legacy.async_status",
+                    module_args={"jid": job, "mode": "status", "_async_dir": self._async_dir()},
+                    task_vars=task_vars,
+                )
+                if status.get("finished"):
+                    break
+            if line and line != shown and time.monotonic() - shown_at >= SHOW_SECONDS:
                 shown, shown_at = line, time.monotonic()
                 display.display("    %s: %s (%d s)" % (delegated, line, time.monotonic() - started))
-        self._execute_module(
-            module_name="ansible.legacy.async_status",
-            module_args={"jid": job, "mode": "cleanup", "_async_dir": self._async_dir()},
-            task_vars=task_vars,
-        )
+        self._low_level_execute_command("rm -f %s %s" % (_quoted(results), progress))
         result = {
             key: value
             for key, value in status.items()
             if key not in ("ansible_job_id", "started", "finished", "results_file")
         }
         return result
+
+    def _look(self, results: str, progress: str) -> tuple[bool, str]:
+        """Return whether the module runs, and how far it is.
+
+        Until it ends, its file of results holds what Ansible's async wrapper writes first. Whatever else is there is
+        for async_status to understand.
+        """
+        begins = shlex.quote(_RUNNING)
+        running = "head -c 64 %s 2>/dev/null | grep -q %s" % (_quoted(results), begins)
+        script = "if %s; then echo running; else echo ended; fi; cat %s 2>/dev/null || true" % (running, progress)
+        state, _newline, line = str(self._low_level_execute_command(script).get("stdout", "")).partition("\n")
+        return state.strip() == "running", line.strip()
 
     def _start(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> str:
         """Start the module in the background; return its job id."""
@@ -90,3 +105,8 @@ class WatchedAction(ActionBase):
     def _async_dir(self) -> str:
         """Return where the async wrapper keeps its results on the target."""
         return str(self.get_shell_option("async_dir", default="~/.ansible_async"))
+
+
+def _quoted(path: str) -> str:
+    """Quote a path for the shell, which knows whose home `~` is."""
+    return "~/" + shlex.quote(path[2:]) if path.startswith("~/") else shlex.quote(path)
