@@ -36,7 +36,8 @@ _LAYER = re.compile(r"^blk\.(\d+)\.")
 _DENSE = r"\.ffn_(up|down|gate)\."
 _OVERRIDE = ("-ot", "--override-tensor")
 _DENSE_LAYERS = ("-ncffn", "--n-cpu-ffn")
-_OVERRIDE_ENV, _DENSE_ENV = "LLAMA_ARG_OVERRIDE_TENSOR", "LLAMA_ARG_N_CPU_FFN"
+# llama.cpp reads its environment before its arguments, in this order (common_params_parse_ex, common/arg.cpp).
+_ENVIRONMENT = (("LLAMA_ARG_OVERRIDE_TENSOR", _OVERRIDE[0]), ("LLAMA_ARG_N_CPU_FFN", _DENSE_LAYERS[0]))
 # ggml_backend_rpc_buffer_type: what --override-tensor calls a worker's memory.
 _WORKER_BUFFER = re.compile(r"^RPC\d*\[(.+)\]$")
 
@@ -114,7 +115,7 @@ def _endpoints(name: str, layer: int | None, weights: Weights, layout: _Layout) 
         places |= set(layout.placed[:-1])
     if weights.output and (layer is None or layer >= count):
         places.add(layout.placed[-1])
-    # Experts that stay with the head do so by overrides that stand before all others; what is skipped has no place.
+    # Experts that stay with the head do so by overrides before those of extra_args; what is skipped has no place.
     if places or weights.inputs:
         for override in layout.overrides:
             if override.pattern.search(name):
@@ -126,8 +127,8 @@ def _layout(model: ModelFacts, instance: Mapping[str, Any]) -> _Layout:
     """Say where layers and output are, of the devices in the order of ``--device``."""
     settings = instance["settings"]
     named = {device["device"]: device for device in instance["devices"] if not device["host"]}
-    order = _values(instance["args"], ("--device",))
-    used = [named[name] for name in (order[-1].split(",") if order else named) if name in named]
+    order = dict(_pairs(instance["args"])).get("--device")
+    used = [named[name] for name in (order.split(",") if order else named) if name in named]
     devices = [
         MemoryDevice(item["device"], "rpc" if item["endpoint"] else item["kind"], item["memory_bytes"], 0)
         for item in used
@@ -147,22 +148,18 @@ def _layout(model: ModelFacts, instance: Mapping[str, Any]) -> _Layout:
 
 def _overrides(instance: Mapping[str, Any]) -> list[_Override]:
     """Read what an operator's own arguments say about single tensors; the first that matches counts."""
-    args, environment = instance["args"], instance["environment"]
+    environment = instance["environment"]
+    given = [(flag, str(environment[name])) for name, flag in _ENVIRONMENT if environment.get(name)]
     found = []
-    for text in _given(args, environment, _OVERRIDE, _OVERRIDE_ENV):
-        for entry in text.split(","):
-            pattern, _equals, buffer = entry.partition("=")
-            match = _WORKER_BUFFER.match(buffer)
-            found.append(_Override(_compiled(pattern), match.group(1) if match else ""))
-    for text in _given(args, environment, _DENSE_LAYERS, _DENSE_ENV):
-        if text.isdigit():
+    for flag, text in given + _pairs(instance["args"]):
+        if flag in _OVERRIDE:
+            for entry in text.split(","):
+                pattern, _equals, buffer = entry.partition("=")
+                match = _WORKER_BUFFER.match(buffer)
+                found.append(_Override(_compiled(pattern), match.group(1) if match else ""))
+        elif flag in _DENSE_LAYERS and text.isdigit():
             found += [_Override(re.compile(r"blk\.%d%s" % (layer, _DENSE)), "") for layer in range(int(text))]
     return found
-
-
-def _given(args: Sequence[str], environment: Mapping[str, str], flags: Sequence[str], variable: str) -> list[str]:
-    # llama.cpp reads its environment before its arguments (common_params_parse_ex, common/arg.cpp).
-    return ([str(environment[variable])] if environment.get(variable) else []) + _values(args, flags)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -172,5 +169,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         raise ValueError("--override-tensor %s: this pattern cannot be read: %s" % (pattern, error)) from error
 
 
-def _values(args: Sequence[str], flags: Sequence[str]) -> list[str]:
-    return [args[index + 1] for index, word in enumerate(args[:-1]) if word in flags]
+def _pairs(args: Sequence[str]) -> list[tuple[str, str]]:
+    """Return each word with the one behind it; llama.cpp takes ``_`` for ``-`` in long flags."""
+    flags = [word.replace("_", "-") if word.startswith("--") else word for word in args]
+    return list(zip(flags, args[1:]))

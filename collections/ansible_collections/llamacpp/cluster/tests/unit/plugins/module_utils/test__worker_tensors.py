@@ -128,6 +128,15 @@ def test_the_environment_comes_before_the_arguments():
     assert found["node3"] == ["blk.3.ffn_up"]
 
 
+def test_the_first_rule_that_matches_counts():
+    rule, dense = ["-ot", "ffn_up=RPC0[10.0.1.13:50052]"], ["--n_cpu_ffn", "2"]
+    outputs = ["output_norm", "output"]
+    found = names(files(DENSE), planned(extra=dense + rule))
+    assert found == {"node3": ["blk.2.ffn_up", "blk.3.ffn_up", *outputs]}
+    found = names(files(DENSE), planned(extra=rule + dense))
+    assert found == {"node3": ["blk.%d.ffn_up" % layer for layer in range(4)] + outputs}
+
+
 def test_dense_layers_that_stay_with_the_head():
     assert names(files(DENSE), planned(extra=["--n-cpu-ffn", "2"]))["node2"] == ["blk.2.ffn_up"]
     assert names(files(EXPERTS), planned(extra=["-ncffn", "2"])) == names(files(EXPERTS), planned())
