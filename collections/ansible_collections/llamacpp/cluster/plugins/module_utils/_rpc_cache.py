@@ -45,6 +45,7 @@ SCHEMA = 1
 RESERVE = 256 << 20
 # Seconds after which a quarantined file is of no use to anybody.
 QUARANTINE_SECONDS = 7 * 86400
+BEING_WRITTEN = "a worker is writing it"
 _TEMPORARY = ".seed-"
 # fcntl(2); Python's fcntl has the names, mypy's description of it not on every platform.
 _F_SETLEASE, _F_RDLCK, _F_UNLCK = 1024, 0, 2
@@ -60,7 +61,10 @@ class Entry(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """An entry that was not what its name says. ``path``: where it is now; empty where it was let be."""
+    """An entry that was not what its name says. ``path``: where it is now; empty where it was let be.
+
+    ``why``: :data:`BEING_WRITTEN` of one that may well become right.
+    """
 
     name: str
     bytes: int
@@ -169,23 +173,32 @@ class Cache:
 
     def verify(self, doubtful: Sequence[Entry]) -> list[Finding]:
         """Hash entries that nobody knows, once; what is wrong goes to quarantine."""
-        return self._judge(self._hasher.check(self.directory, [entry.hash for entry in doubtful]))
+        return self._judge([entry.hash for entry in doubtful], check=False)
 
-    def _judge(self, checked: Mapping[str, Any]) -> list[Finding]:
+    def _judge(self, names: Sequence[str], check: bool) -> list[Finding]:
+        checked = self._hasher.check(self.directory, names)
+        wrong = {name for name, item in checked.items() if item.state == "bad"}
+        busy = {name for name in wrong if being_written(os.path.join(self.directory, name))}
+        # A worker may have written them while they were read, and be done by now.
+        checked.update(self._hasher.check(self.directory, sorted(wrong - busy)))
         findings = []
         for name, (state, size) in checked.items():
-            path = os.path.join(self.directory, name)
-            if state == "ok":
-                self.remember([name])
-            elif state == "bad" and being_written(path):
-                findings.append(Finding(name, size, "a worker is writing it", ""))
+            if state == "bad" and name in busy:
+                findings.append(Finding(name, size, BEING_WRITTEN, ""))
             elif state == "bad":
-                target = os.path.join(self.quarantined, "%s.%d" % (name, time.time()))
-                os.rename(path, target)
-                self._record.pop(name, None)
-                _discard(self._planned)
+                target = "" if check else self._quarantine(name)
                 findings.append(Finding(name, size, "its bytes are not those that its name says", target))
+            elif state == "ok" and not check:
+                self.remember([name])
         return findings
+
+    def _quarantine(self, name: str) -> str:
+        """Take an entry away from the workers; return where it is."""
+        target = os.path.join(self.quarantined, "%s.%d" % (name, time.time()))
+        os.rename(os.path.join(self.directory, name), target)
+        self._record.pop(name, None)
+        _discard(self._planned)
+        return target
 
     def remember(self, names: Iterable[str]) -> None:
         """Note that entries were hashed just now."""
@@ -241,14 +254,14 @@ class Cache:
             self.remember([name])
         return wrong
 
-    def room(self, missing: Sequence[Entry], keep: Collection[str], quota: int) -> list[str]:
+    def room(self, missing: Sequence[Entry], keep: Collection[str], quota: int, check: bool = False) -> list[str]:
         """Make room for entries: evict those that nobody needs, longest not needed first; return their names.
 
-        ``keep``: entries that stay. ``quota``: bytes of all, 0 for none. Raises :class:`RpcCacheError` when they do not
-        fit; nothing is evicted then.
+        ``keep``: entries that stay. ``quota``: bytes of all, 0 for none. ``check``: only say which would go. Raises
+        :class:`RpcCacheError` when they do not fit; nothing is evicted then.
         """
         there = {name: info.st_size for name, info in self.entries().items()}
-        parts = {name: os.lstat(os.path.join(self.incoming, name)).st_size for name in os.listdir(self.incoming)}
+        parts = _sizes(self.incoming)
         coming = sum(entry.bytes for entry in missing)
         kept = sum(size for name, size in there.items() if name in keep) + coming
         if quota and kept > quota:
@@ -256,12 +269,20 @@ class Cache:
                 "llamacpp_rpc_cache_quota = %s: the workers of this node need %s; raise it, or set "
                 "llamacpp_rpc_cache: false" % (size_text(quota), size_text(kept))
             )
-        self.forget_parts(set(parts) - {entry.hash for entry in missing})
+        stale = set(parts) - {entry.hash for entry in missing}
         to_write = coming - sum(min(parts.get(entry.hash, 0), entry.bytes) for entry in missing)
-        if to_write > self._free():
+        if not check:
+            self.forget_parts(stale)
+        # Where nothing is to come, a full disk is no reason for anything to go.
+        free = self._free() if to_write else 0
+        if to_write > free and check:
+            free += sum(parts[name] for name in stale) + sum(_sizes(self.quarantined).values())
+        elif to_write > free:
             self.empty_quarantine(0)
-        candidates = sorted((name for name in there if name not in keep), key=self._last_needed)
-        too_much = max(sum(there.values()) + coming - quota if quota else 0, to_write - self._free())
+            free = self._free()
+        record = self.record() if check else self._record
+        candidates = sorted(set(there).difference(keep), key=lambda name: (self._last_needed(name, record), name))
+        too_much = max(sum(there.values()) + coming - quota if quota else 0, to_write - free)
         evicted: list[str] = []
         freed = 0
         for name in candidates:
@@ -273,22 +294,25 @@ class Cache:
             raise RpcCacheError(
                 "%s: %s are to come, and there is room for %s (%s stay free for others): free some space on that disk, "
                 "or set llamacpp_rpc_cache: false"
-                % (self.directory, size_text(to_write), size_text(max(self._free() + freed, 0)), size_text(RESERVE))
+                % (self.directory, size_text(to_write), size_text(max(free + freed, 0)), size_text(RESERVE))
             )
-        for name in evicted:
-            os.unlink(os.path.join(self.directory, name))
+        for name in [] if check else evicted:
+            _discard(os.path.join(self.directory, name))
             self._record.pop(name, None)
         return evicted
 
     def _free(self) -> int:
-        return shutil.disk_usage(self.directory).free - RESERVE
+        top = os.path.abspath(self.directory)
+        while not os.path.isdir(top):
+            top = os.path.dirname(top)
+        return shutil.disk_usage(top).free - RESERVE
 
-    def _last_needed(self, name: str) -> tuple[float, str]:
-        item = self._record.get(name)
+    def _last_needed(self, name: str, record: Mapping[str, Any]) -> float:
+        item = record.get(name)
         if item and isinstance(item.get("needed_at"), int):
-            return float(item["needed_at"]), name
+            return float(item["needed_at"])
         # A worker wrote it by itself.
-        return os.lstat(os.path.join(self.directory, name)).st_mtime, name
+        return os.lstat(os.path.join(self.directory, name)).st_mtime
 
     def forget_parts(self, names: Iterable[str]) -> None:
         """Remove what is under way of some entries."""
@@ -302,10 +326,19 @@ class Cache:
             if time.time() - os.lstat(path).st_ctime >= seconds:
                 _discard(path)
 
-    def scrub(self) -> list[Finding]:
-        """Hash all entries; what is wrong goes to quarantine."""
-        self.empty_quarantine(QUARANTINE_SECONDS)
-        return self._judge(self._hasher.check(self.directory, sorted(self.entries())))
+    def scrub(self, check: bool = False) -> list[Finding]:
+        """Hash all entries; what is wrong goes to quarantine. ``check``: only say what is wrong."""
+        if not check:
+            self.empty_quarantine(QUARANTINE_SECONDS)
+        return self._judge(sorted(self.entries()), check)
+
+
+def _sizes(directory: str) -> dict[str, int]:
+    """Return the sizes of the files in a directory, which need not be there."""
+    try:
+        return {name: os.lstat(os.path.join(directory, name)).st_size for name in os.listdir(directory)}
+    except FileNotFoundError:
+        return {}
 
 
 def _discard(path: str) -> None:

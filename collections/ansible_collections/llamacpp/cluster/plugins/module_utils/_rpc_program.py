@@ -167,6 +167,9 @@ class Python:
             if not stat.S_ISREG(info.st_mode):
                 return Checked("bad", 0)
             value = fnv1a64(_read(descriptor, Range(0, info.st_size), path))
+        except RpcCacheError:
+            # A worker began to write it again.
+            return Checked("bad", info.st_size)
         finally:
             os.close(descriptor)
         return Checked("ok" if "%016x" % value == name else "bad", info.st_size)

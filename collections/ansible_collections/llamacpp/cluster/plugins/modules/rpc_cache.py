@@ -18,8 +18,9 @@ description:
     store, so that a file is read once.
   - On a worker O(state=seeded) makes entries of them, from the store of the node where it has the file, else from
     O(sources). Bytes get their name when they were hashed. What is there and was hashed before is not read again.
-  - On a worker O(state=scrubbed) hashes all entries. What is not what its name says is moved to a quarantine beside the
-    cache and removed from there after a week; llama.cpp itself would serve it, even when it was cut short.
+  - On a worker O(state=scrubbed) hashes all entries, in check mode, too. What is not what its name says is moved to a
+    quarantine beside the cache and removed from there after a week; llama.cpp itself would serve it, even when it was
+    cut short. Where O(directory) is missing there is nothing to do.
   - Workers may run meanwhile.
   - For llama.cpp of RPC protocol 7 and newer. Workers of older ones put everything large into their cache, also what a
     model computes, and fill the disk with it; do not run them with C(-c).
@@ -61,7 +62,8 @@ options:
   entries:
     description:
       - What the workers of this node need, of all its instances, as RV(workers) of their heads has it.
-      - Entries that are not among them can be evicted.
+      - Entries that are not among them can be evicted. With O(state=scrubbed) and none given here, those stay that were
+        needed when the cache was seeded last.
     type: list
     elements: dict
     default: []
@@ -169,7 +171,7 @@ fetched_bytes:
   returned: when O(state=seeded)
   type: int
 evicted:
-  description: Names of entries that made room.
+  description: Names of entries that made room, in check mode of those that would.
   returned: when O(state=seeded) or O(state=scrubbed)
   type: list
   elements: str
@@ -196,6 +198,7 @@ seconds:
   type: float
 """
 
+import contextlib
 import os
 import re
 import socket
@@ -205,7 +208,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
-from ansible_collections.llamacpp.cluster.plugins.module_utils._rpc_cache import Cache, Entry
+from ansible_collections.llamacpp.cluster.plugins.module_utils._rpc_cache import BEING_WRITTEN, Cache, Entry, Finding
 from ansible_collections.llamacpp.cluster.plugins.module_utils._rpc_cache_fetch import Fetch
 from ansible_collections.llamacpp.cluster.plugins.module_utils._rpc_cache_list import list_entries
 from ansible_collections.llamacpp.cluster.plugins.module_utils._rpc_program import (
@@ -262,30 +265,28 @@ class RpcCache:
             if found.doubtful or found.missing or not self.cache.settled(self.wanted, self.params["quota"]):
                 raise PendingError()
             return self.answer(present=len(found.known), changed=False)
+        keep = {entry.hash for entry in self.wanted}
         if self.module.check_mode:
+            evicted = self.cache.room(found.missing, keep, self.params["quota"], check=True)
             return self.answer(
                 seeded=[entry.hash for entry in found.missing],
                 present=len(found.known) + len(found.doubtful),
-                changed=bool(found.missing),
+                evicted=evicted,
+                changed=bool(found.missing or evicted),
             )
         with self.cache.lock(socket.gethostname(), self.params["lock_wait"], self.progress.say):
             findings = self.cache.verify(self.cache.sort(self.wanted, self.cache.record()).doubtful)
-            left_alone = {finding.name for finding in findings if not finding.path}
-            missing = [
-                entry
-                for entry in self.cache.sort(self.wanted, self.cache.record()).missing
-                if entry.hash not in left_alone
-            ]
-            evicted = self.cache.room(missing, {entry.hash for entry in self.wanted}, self.params["quota"])
+            missing = self.cache.sort(self.wanted, self.cache.record()).missing
+            evicted = self.cache.room(missing, keep, self.params["quota"])
             fetched = self.bring(missing)
-            self.cache.need({entry.hash for entry in self.wanted})
+            self.cache.need(keep)
         return self.answer(
             seeded=[entry.hash for entry in missing],
-            present=len({entry.hash for entry in self.wanted}),
+            present=len(keep),
             findings=[finding._asdict() for finding in findings],
             evicted=evicted,
             fetched_bytes=fetched,
-            changed=bool(missing or evicted or [finding for finding in findings if finding.path]),
+            changed=bool(missing or evicted or wrong(findings)),
         )
 
     def bring(self, missing: list[Entry]) -> int:
@@ -311,25 +312,31 @@ class RpcCache:
 
     def scrubbed(self) -> dict[str, Any]:
         """Hash all entries, and keep within the quota."""
-        there = self.cache.entries()
-        if self.module.check_mode:
-            return self.report(there, [], [])
-        with self.cache.lock(socket.gethostname(), self.params["lock_wait"], self.progress.say):
-            findings = self.cache.scrub()
+        if not os.path.isdir(self.params["directory"]):
+            return self.report([], [])
+        check: bool = self.module.check_mode
+        lock = self.cache.lock(socket.gethostname(), self.params["lock_wait"], self.progress.say)
+        with contextlib.nullcontext() if check else lock:
+            findings = self.cache.scrub(check)
             keep = {entry.hash for entry in self.wanted} or self.cache.needed()
-            evicted = self.cache.room([], keep, self.params["quota"])
-        return self.report(self.cache.entries(), findings, evicted)
+            evicted = self.cache.room([], keep, self.params["quota"], check)
+        return self.report(findings, evicted)
 
-    @staticmethod
-    def report(there: dict[str, os.stat_result], findings: list[Any], evicted: list[str]) -> dict[str, Any]:
+    def report(self, findings: list[Finding], evicted: list[str]) -> dict[str, Any]:
         """Return what a scrubbed cache has to report."""
+        there = self.cache.entries()
         return {
-            "changed": bool(evicted or [finding for finding in findings if finding.path]),
+            "changed": bool(evicted or wrong(findings)),
             "findings": [finding._asdict() for finding in findings],
             "evicted": evicted,
             "entries": len(there),
             "bytes": sum(info.st_size for info in there.values()),
         }
+
+
+def wrong(findings: list[Finding]) -> list[Finding]:
+    """Return what goes to quarantine."""
+    return [finding for finding in findings if finding.why != BEING_WRITTEN]
 
 
 def main() -> None:
@@ -363,6 +370,9 @@ def main() -> None:
         required_if=[("state", "listed", ("store",))],
         supports_check_mode=True,
     )
+    for name in ("quota", "threads"):
+        if module.params[name] < 0:
+            module.fail_json(msg="%s = %d: write 0 or more" % (name, module.params[name]))
     state: str = module.params["state"]
     progress = Progress(module.params["progress_file"])
     started = time.monotonic()

@@ -76,7 +76,7 @@ static uint64_t hashed, told;
 static bool failed;
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 
-// Note the first failure; every thread ends as soon as it sees it.
+// Note the first failure; nobody takes another range then.
 static void fail(const char *format, ...) {
     pthread_mutex_lock(&guard);
     if (!failed) {
@@ -255,6 +255,12 @@ static bool fill(struct lane *lane) {
                               (off_t)(job->offset + lane->done + lane->filled));
         if (count < 0 && errno == EINTR) {
             continue;
+        }
+        if (count == 0 && mode == CHECK) {
+            // A worker began to write it again.
+            job->state = "bad";
+            close_lane(lane);
+            return false;
         }
         if (count <= 0) {
             fail("%s: %s at byte %" PRIu64 ", %" PRIu64 " bytes were to come", mode == CHECK ? job->name : source_name,

@@ -130,6 +130,22 @@ def test_an_entry_that_a_worker_is_writing_is_let_be(cache):
         assert cache.verify(ENTRIES[:1]) == []
 
 
+def test_an_entry_that_a_worker_finished_while_it_was_read_stays(tmp_path):
+    class Slow(Python):
+        """By the time that it has read an entry, the worker has written the rest."""
+
+        def check(self, directory, names):
+            found = super().check(directory, names)
+            write(cache, PIECES[0])
+            return found
+
+    cache = Cache(str(tmp_path / "rpc"), Slow("no program"))
+    write(cache, PIECES[0][:500], NAMES[0])
+    with held(cache):
+        assert cache.verify(ENTRIES[:1]) == []
+    assert cache.sort(ENTRIES[:1], cache.record()).known == ENTRIES[:1]
+
+
 def test_scrub_finds_what_the_record_trusts(cache, file):
     seed(cache, file, ENTRIES[:3])
     path = os.path.join(cache.directory, NAMES[1])
@@ -252,6 +268,24 @@ def test_a_full_disk_evicts_too(cache, file, disk):
     disk(500)
     with held(cache):
         assert cache.room([ENTRIES[2]], {NAMES[2]}, 0) == [NAMES[1]]
+
+
+def test_where_nothing_is_to_come_a_full_disk_evicts_nothing(cache, file, disk):
+    seed(cache, file, ENTRIES[:2])
+    os.truncate(write(cache, PIECES[2]), 1)
+    disk(-1)
+    with held(cache):
+        (finding,) = cache.scrub()
+        assert cache.room([], {NAMES[0]}, 0) == []
+    assert os.path.exists(finding.path)
+    assert sorted(cache.entries()) == sorted(NAMES[:2])
+
+
+def test_a_directory_under_the_name_of_an_entry_can_be_evicted(cache):
+    os.makedirs(os.path.join(cache.directory, NAMES[0], "in it"))
+    with held(cache):
+        assert cache.room([], set(), 1) == [NAMES[0]]
+    assert os.listdir(cache.directory) == []
 
 
 def test_no_room_is_said_with_figures_and_evicts_nothing(cache, file, disk):

@@ -115,6 +115,27 @@ def test_entries_are_checked_and_what_is_none_is_not_read(each, file, cache):
     assert [found[name].state for name in names[2:]] == ["bad", "bad", "bad", "gone"]
 
 
+def test_an_entry_that_is_written_again_while_python_reads_it_is_bad(cache, monkeypatch):
+    (cache / ("0" * 16)).write_bytes(b"1" * 1000)
+    monkeypatch.setattr(os, "pread", lambda *_place: b"")
+    assert Python("").check(str(cache), ["0" * 16]) == {"0" * 16: Checked("bad", 1000)}
+
+
+@needs_compiler
+def test_an_entry_that_is_written_again_while_the_program_reads_it_is_bad(cache):
+    name, size = "0" * 16, 1 << 36
+    (cache / name).touch()
+    os.truncate(cache / name, size)
+    words = [compiled(), "--threads", "1", "check", cache]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdin.write(name + "\n")
+        process.stdin.close()
+        assert process.stdout.readline() == "= %d\n" % (64 << 20)
+        os.truncate(cache / name, 0)
+        assert [line for line in process.stdout if not line.startswith("= ")] == ["%s bad %d\n" % (name, size)]
+    assert process.returncode == 0
+
+
 def test_nothing_to_do(each, file, cache):
     assert (each.hash(file, []), each.seed(file, [], str(cache)), each.check(str(cache), [])) == ([], [], {})
 

@@ -146,9 +146,43 @@ def test_scrub_keeps_within_the_quota_and_what_the_plan_needs(module, head, tmp_
     assert cached(tmp_path) == kept
 
 
-def test_scrub_of_nothing(module):
-    found = module(state="scrubbed")
+def test_scrub_in_check_mode_reads_and_leaves_everything(module, head, tmp_path):
+    module(**head)
+    name = head["entries"][0]["hash"]
+    directory = tmp_path / "worker" / "rpc"
+    (directory / name).write_bytes(b"x")
+    before = sorted(os.listdir(directory.parent)), (directory.parent / "rpc-record.json").read_bytes()
+    for _turn in range(2):
+        found = module(check=True, state="scrubbed")
+        assert (found["changed"], found["entries"]) == (True, 6)
+        assert [(item["name"], item["path"]) for item in found["findings"]] == [(name, "")]
+    assert (sorted(os.listdir(directory.parent)), (directory.parent / "rpc-record.json").read_bytes()) == before
+    assert module(state="scrubbed")["entries"] == 5
+    assert module(check=True, state="scrubbed")["changed"] is False
+
+
+def test_check_mode_says_what_a_quota_does(module, head, tmp_path):
+    module(**head)
+    fewer = dict(head, entries=head["entries"][:2])
+    size = sum(entry["bytes"] for entry in fewer["entries"])
+    for asked in (fewer, {"state": "scrubbed", "entries": fewer["entries"]}):
+        said = module(check=True, quota=size, **asked)
+        assert (said["changed"], len(said["evicted"])) == (True, 4)
+        assert "llamacpp_rpc_cache_quota" in module(check=True, quota=size - 1, **asked)["msg"]
+    assert cached(tmp_path) == names(head["entries"])
+    assert sorted(module(quota=size, **fewer)["evicted"]) == sorted(said["evicted"])
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_scrub_of_nothing_makes_nothing(module, tmp_path, check):
+    found = module(check=check, state="scrubbed")
     assert (found["changed"], found["entries"], found["bytes"]) == (False, 0, 0)
+    assert not (tmp_path / "worker").exists()
+
+
+@pytest.mark.parametrize("option", ["quota", "threads"])
+def test_numbers_below_zero_are_refused(module, option):
+    assert module(state="scrubbed", **{option: -1})["msg"] == "%s = -1: write 0 or more" % option
 
 
 def test_without_the_program_little_is_done_and_much_is_left_with_a_warning(run_module, head, tmp_path, monkeypatch):
