@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,11 +50,11 @@ def list_entries(root: str, instances: Sequence[Mapping[str, Any]], hasher: Hash
     for instance in instances:
         try:
             needed = _needed(instance)
-            sha256 = _sums(store, instance)
+            sha256 = _sums(store, instance, {tensor.file for tensors in needed.values() for tensor in tensors})
         except (ValueError, StoreError) as error:
             found.warnings.append("instance %s: its workers are not seeded: %s" % (instance["name"], error))
             continue
-        paths = {os.path.basename(path): path for path in instance["model"]["files"]}
+        directory = os.path.dirname(instance["model"]["path"])
         for name in dict.fromkeys(tensor.file for tensors in needed.values() for tensor in tensors):
             ranges = {
                 Range(tensor.offset, tensor.bytes): None
@@ -62,10 +62,11 @@ def list_entries(root: str, instances: Sequence[Mapping[str, Any]], hasher: Hash
                 for tensor in tensors
                 if tensor.file == name
             }
-            hashes = _hashes(store, sha256[name], paths[name], list(ranges), hasher, found, write)
+            path = os.path.join(directory, name)
+            hashes = _hashes(store, sha256[name], path, list(ranges), hasher, found, write)
             blob = store.blob(sha256[name])
             # Under the name of the blob, as two models may have files of the same name.
-            found.files[sha256[name]] = blob if os.path.exists(blob) else os.path.realpath(paths[name])
+            found.files[sha256[name]] = blob if os.path.exists(blob) else os.path.realpath(path)
             for node, tensors in needed.items():
                 _add(found, node, [tensor for tensor in tensors if tensor.file == name], sha256[name], hashes)
     return found
@@ -81,14 +82,18 @@ def _needed(instance: Mapping[str, Any]) -> dict[str, list[Tensor]]:
         raise ValueError("%s: %s" % (instance["model"]["path"], error)) from error
 
 
-def _sums(store: Store, instance: Mapping[str, Any]) -> dict[str, str]:
-    """Return file name -> sha256. Raises :class:`ValueError` for a model that is not in the store."""
+def _sums(store: Store, instance: Mapping[str, Any], files: Set[str]) -> dict[str, str]:
+    """Return file name -> sha256. Raises :class:`ValueError` for a model that is not in the store with these files."""
     names = os.path.join(store.root, "names") + os.sep
     path = str(instance["model"]["path"])
     manifest = store.manifest(os.path.dirname(path)[len(names) :]) if path.startswith(names) else None
     if manifest is None:
         raise ValueError("%s is no model of the store %s" % (path, store.root))
-    return {file.name: file.sha256 for file in manifest.files}
+    found = {file.name: file.sha256 for file in manifest.files}
+    absent = sorted(files - set(found))
+    if absent:
+        raise ValueError("the manifest of %s does not name %s: bring the model again" % (manifest.name, absent[0]))
+    return found
 
 
 def _hashes(

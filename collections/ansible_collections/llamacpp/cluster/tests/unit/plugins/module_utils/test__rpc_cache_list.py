@@ -96,6 +96,15 @@ def test_a_model_that_is_not_in_the_store_is_no_reason_to_stop(tmp_path, hasher)
     assert found.warnings[1].startswith("instance y: its workers are not seeded: %s: " % broken)
 
 
+def test_a_manifest_without_the_file_is_no_reason_to_stop(tmp_path, hasher):
+    path, _sha256 = stored(tmp_path, "toy", LAYERS)
+    manifest = tmp_path / "manifests" / "toy.json"
+    manifest.write_text(manifest.read_text().replace("toy.gguf", "other.gguf"))
+    found = list_entries(str(tmp_path), [planned("demo", path)], hasher)
+    assert found.workers == {}
+    assert "the manifest of toy does not name toy.gguf: bring the model again" in found.warnings[0]
+
+
 def test_an_override_that_cannot_be_read_is_told(tmp_path, hasher):
     path, _sha256 = stored(tmp_path, "toy", LAYERS)
     found = list_entries(str(tmp_path), [planned("demo", path, extra=["-ot", "(=CPU"])], hasher)
