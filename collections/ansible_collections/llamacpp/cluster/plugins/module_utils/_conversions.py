@@ -9,12 +9,15 @@ node, and is a file of its store from then on.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Source
 from ansible_collections.llamacpp.cluster.plugins.module_utils._parse_model import parse_model
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import Problem
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def conversions(instances: Any) -> list[dict[str, Any]]:
@@ -55,7 +58,8 @@ def _source(variable: str, instance: Any) -> Source | None:
 def converted(wanted: Iterable[Mapping[str, Any]], store: Mapping[str, Any]) -> list[str]:
     """Return the names of conversions whose result is in a store; ``store``: what model_info says of it.
 
-    Another version of llama.cpp does not make it anew, other settings or another place of the source do.
+    Another version of llama.cpp does not make it anew; other settings, another place of the source or another commit
+    do. To know whether a branch or tag is another one, the hub would have to be asked.
     """
     found = []
     for item in wanted:
@@ -63,6 +67,8 @@ def converted(wanted: Iterable[Mapping[str, Any]], store: Mapping[str, Any]) -> 
         for model in store.get("models", ()):
             made = model["source"].get("convert") or {}
             same = [made.get(key) for key in ("from", "outtype", "quant")] == [place, item["outtype"], item["quant"]]
+            if item["revision"] and _COMMIT.fullmatch(item["revision"]):
+                same = same and (model["source"].get("of") or {}).get("commit") == item["revision"]
             if model["name"] == item["name"] and model["complete"] and same:
                 found.append(item["name"])
     return found

@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _convert_run as runs
@@ -115,9 +115,10 @@ class Conversion:
         # In the store, other models may lie in a directory of the source's: owner/model has owner/model/Q8_0 in it.
         source = survey(directory, self.wanted.trust_code, checksums or None)
         inputs = self._inputs(source, checksums, write=not check_mode)
+        made = self._made(source, inputs)
         found = self._found(inputs)
         if found:
-            return Done(found, False, [], 0)
+            return self._kept(found, made, check_mode)
         keep = {*keep, self.wanted.name} | ({self.wanted.source} if checksums else set())
         if check_mode:
             return Done(None, True, self._room(source, quota, keep, check=True), 0)
@@ -126,13 +127,13 @@ class Conversion:
             # Whoever had the lock may have made it.
             found = self._found(inputs)
             if found:
-                return Done(found, False, [], 0)
+                return self._kept(found, made, check_mode)
             started = time.monotonic()
             evicted = self._room(source, quota, keep)
             work = self.store.part(digest) + ".convert"
             stop_leftovers(work)
             try:
-                manifest = self._make(source, inputs, work)
+                manifest = Manifest(self.wanted.name, self._make(source, work), made)
                 self.store.name(manifest)
             finally:
                 # Not after a kill, so that a second run finds what was whole.
@@ -184,6 +185,14 @@ class Conversion:
         made = manifest.source.get("convert")
         return manifest if isinstance(made, dict) and made.get("inputs") == inputs else None
 
+    def _kept(self, found: Manifest, made: Mapping[str, Any], check_mode: bool) -> Done:
+        """Keep the model that is there. The same bytes may be in another place by now, or of another commit."""
+        changed = found.source != made
+        manifest = replace(found, source=made) if changed else found
+        if changed and not check_mode:
+            self.store.name(manifest)
+        return Done(manifest, changed, [], 0)
+
     def _room(self, source: Source, quota: int, keep: set[str], check: bool = False) -> list[str]:
         """Make room: below the quota for what stays, and on the disk for what comes before it as well."""
         converted = source.result_bytes(self.wanted.outtype)
@@ -192,7 +201,7 @@ class Conversion:
         between = converted if self.wanted.quant else 0
         return evicted + self.store.room(result + between, 0, keep, check)
 
-    def _make(self, source: Source, inputs: Mapping[str, Any], work: str) -> Manifest:
+    def _make(self, source: Source, work: str) -> tuple[File, ...]:
         """Convert, quantise, and take the files into the store."""
         os.umask(0o022)
         script, given = self._prepare(source, work)
@@ -206,6 +215,11 @@ class Conversion:
             path = os.path.join(work, "mmproj.gguf")
             self._convert(source, script, given, path, env, "--mmproj")
             files.append(self._take(path, "mmproj", "mmproj-" + self.wanted.result, origin))
+        return tuple(files)
+
+    def _made(self, source: Source, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the manifest records; of a source that is in the store, also where that came from."""
+        manifest = None if os.path.isabs(self.wanted.source) else self.store.manifest(self.wanted.source)
         made = {
             "from": self.wanted.source,
             "outtype": self.wanted.outtype,
@@ -215,12 +229,7 @@ class Conversion:
             "architectures": list(source.architectures),
             "inputs": inputs,
         }
-        return Manifest(self.wanted.name, tuple(files), {"convert": made, **self._origin()})
-
-    def _origin(self) -> dict[str, Any]:
-        """Return where the source came from, when the store knows it."""
-        manifest = None if os.path.isabs(self.wanted.source) else self.store.manifest(self.wanted.source)
-        return {"of": dict(manifest.source)} if manifest else {}
+        return {"convert": made, **({"of": dict(manifest.source)} if manifest else {})}
 
     def _prepare(self, source: Source, work: str) -> tuple[str, str]:
         """Make the directory for the work; return the converter's path and the directory that it gets to see."""

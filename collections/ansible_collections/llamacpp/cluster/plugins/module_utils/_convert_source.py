@@ -118,7 +118,7 @@ def read_header(path: str) -> tuple[int, int]:
         tensors = {name: item for name, item in header.items() if name != "__metadata__"}
         end = max((int(item["data_offsets"][1]) for item in tensors.values()), default=0)
         weights = sum(prod(int(extent) for extent in item["shape"]) for item in tensors.values())
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise ConvertError("%s is not a safetensors file (its header: %r): fetch it again" % (path, error)) from error
     if 8 + length + end != size:
         raise ConvertError(

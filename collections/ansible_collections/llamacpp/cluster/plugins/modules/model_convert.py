@@ -14,7 +14,8 @@ description:
     a virtual environment that is there already.
   - The result is verified as every model in the store, and gets its name when it is whole. Its manifest records what it
     was made of and by which versions.
-  - Nothing is converted again while all of that is the same.
+  - Nothing is converted again while all of that is the same. When the same files lie elsewhere, or are of another
+    commit, only the manifest changes.
   - Files of the source are looked at first, so that a missing or cut one is found before minutes have passed.
   - Python code and pickles of the source are withheld from the converter unless O(trust_code) is set. It asks nobody on
     the network.

@@ -91,8 +91,8 @@ def safetensors(tensors):
 
 
 def make_source(directory, diary=None, **config):
-    """Make a directory with a model. ``diary``: where the simulated converter writes that it ran."""
-    (directory / "1_Pooling").mkdir(parents=True)
+    """Make a directory with a model, or make it anew. ``diary``: where the simulated converter writes that it ran."""
+    (directory / "1_Pooling").mkdir(parents=True, exist_ok=True)
     described = {"architectures": [KNOWN], "diary": str(diary or directory.parent / "diary"), **config}
     (directory / "config.json").write_text(json.dumps(described))
     (directory / "tokenizer.json").write_text("{}")
@@ -151,3 +151,25 @@ def make_python(directory, packages=None):
         described.mkdir()
         (described / "METADATA").write_text("Metadata-Version: 2.1\nName: %s\nVersion: %s\n" % (name, version))
     return python
+
+
+def make_arguments(directory, python):
+    """Make all that a conversion needs; return the module's arguments. The source is ``model`` in the directory."""
+    (directory / "tree").mkdir()
+    return {
+        "name": "owner/model/F16",
+        "source": str(make_source(directory / "model")),
+        "store": str(directory / "store"),
+        "outtype": "f16",
+        "convert_script": str(make_tree(directory / "tree")),
+        "quantize": str(make_quantize(directory / "llama-quantize")),
+        "release": "b11434",
+        "python": python,
+        "threads": 1,
+    }
+
+
+def read_diary(directory):
+    """Return what the simulated converter wrote of its runs."""
+    diary = directory / "diary"
+    return [json.loads(line) for line in diary.read_text().splitlines()] if diary.exists() else []

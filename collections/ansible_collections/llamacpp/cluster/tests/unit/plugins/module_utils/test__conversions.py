@@ -69,6 +69,16 @@ def test_what_was_made_is_not_made_again(store, done):
     assert converted(conversions([REPO]), store) == done
 
 
+def test_another_commit_is_converted():
+    pinned = dict(REPO, model=dict(REPO["model"], revision="a" * 40))
+    store = made()
+    assert converted(conversions([pinned]), store) == []
+    store["models"][0]["source"]["of"] = {"repo": "o/r", "commit": "b" * 40}
+    assert converted(conversions([pinned]), store) == []
+    store["models"][0]["source"]["of"]["commit"] = "a" * 40
+    assert converted(conversions([pinned]), store) == ["o/r/Q4_K_M"]
+
+
 def test_an_instance_uses_the_result():
     first, second, third = with_results([REPO, PATH, OTHER], ["o/r/Q4_K_M"], "/cache/models")
     path = "/cache/models/names/o/r/Q4_K_M/o-r-Q4_K_M.gguf"

@@ -155,7 +155,15 @@ def test_every_cut_is_found(tmp_path):
 
 @pytest.mark.parametrize(
     "header",
-    [b"[]", b"{}{", b'{"a": 1}', b'{"a": {"shape": [1]}}', b'{"a": {"shape": [1], "data_offsets": [0]}}', b"\xff\xff"],
+    [
+        b"[]",
+        b"{}{",
+        b'{"a": 1}',
+        b'{"a": {"shape": [1]}}',
+        b'{"a": {"shape": [1], "data_offsets": [0]}}',
+        b'{"a": {"shape": [1e999], "data_offsets": [0, 4]}}',
+        b"\xff\xff",
+    ],
 )
 def test_headers_that_are_none(tmp_path, header):
     path = tmp_path / "model.safetensors"

@@ -4,13 +4,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -32,26 +28,15 @@ def python(tmp_path_factory):
 
 
 @pytest.fixture
-def source(tmp_path):
-    """A directory with safetensors."""
-    return simulated.make_source(tmp_path / "model")
+def arguments(tmp_path, python):
+    """What the module is asked for, unless a test asks for something else."""
+    return simulated.make_arguments(tmp_path, python)
 
 
 @pytest.fixture
-def arguments(tmp_path, python, source):
-    """What the module is asked for, unless a test asks for something else."""
-    (tmp_path / "tree").mkdir()
-    return {
-        "name": NAME,
-        "source": str(source),
-        "store": str(tmp_path / "store"),
-        "outtype": "f16",
-        "convert_script": str(simulated.make_tree(tmp_path / "tree")),
-        "quantize": str(simulated.make_quantize(tmp_path / "llama-quantize")),
-        "release": "b11434",
-        "python": python,
-        "threads": 1,
-    }
+def source(arguments):
+    """The directory with safetensors."""
+    return Path(arguments["source"])
 
 
 @pytest.fixture
@@ -74,12 +59,7 @@ def store(arguments):
 @pytest.fixture
 def runs(tmp_path):
     """A function that returns what the simulated converter wrote of its runs."""
-
-    def read():
-        diary = tmp_path / "diary"
-        return [json.loads(line) for line in diary.read_text().splitlines()] if diary.exists() else []
-
-    return read
+    return partial(simulated.read_diary, tmp_path)
 
 
 def left(store):
@@ -164,9 +144,23 @@ def test_quantised(convert, store):
     assert len(os.listdir(store.blobs)) == 1, "what lies between is no part of the model"
 
 
-def test_an_alias_of_a_quantisation_is_the_same(convert):
-    assert convert(quant="Q4_K_M")["changed"] is True
-    assert convert(quant="Q4_K")["changed"] is False
+def test_an_alias_of_a_quantisation_is_the_same(convert, runs):
+    for quant in ("Q4_K_M", "Q4_K"):
+        assert convert(quant=quant)["manifest"]["source"]["convert"]["quant"] == quant
+        assert convert(quant=quant)["changed"] is False
+    assert len(runs()) == 1
+
+
+def test_a_source_that_moved_is_not_converted_again(convert, store, source, runs):
+    first = convert()
+    moved = source.rename(source.with_name("moved"))
+    assert convert(check=True, source=str(moved))["changed"] is True
+    assert store.manifest(NAME).source["convert"]["from"] == str(source)
+    again = convert(source=str(moved))
+    assert (again["changed"], again["manifest"]["source"]["convert"]["from"]) == (True, str(moved))
+    assert again["manifest"]["files"] == first["manifest"]["files"]
+    assert convert(source=str(moved))["changed"] is False
+    assert len(runs()) == 1
 
 
 def test_an_importance_matrix_counts(convert, tmp_path):
@@ -180,7 +174,6 @@ def test_an_importance_matrix_counts(convert, tmp_path):
 
 
 def test_a_projector_beside_it(convert, source, tmp_path, runs):
-    shutil.rmtree(source)
     simulated.make_source(source, tmp_path / "diary", vision_config={"hidden_size": 8})
     files = convert(mmproj=True)["manifest"]["files"]
     assert [(file["name"], file["role"]) for file in files] == [
@@ -206,6 +199,9 @@ def test_a_model_of_the_store(convert, store, source, runs):
     assert made["convert"]["inputs"]["files"] == {file.name: file.sha256 for file in files}
     assert sorted(runs()[0]["seen"]) == sorted(names)
     assert convert(source="owner/model")["changed"] is False
+    store.name(Manifest("owner/model", files, {"repo": "owner/model", "commit": "5678"}))
+    assert convert(source="owner/model")["manifest"]["source"]["of"]["commit"] == "5678"
+    assert (convert(source="owner/model")["changed"], len(runs())) == (False, 1)
 
 
 def test_the_converter_of_the_control_nodes_source(convert, tmp_path):
@@ -254,158 +250,9 @@ def test_refused_before_anything_runs(convert, store, runs, what):
     assert runs() == [] and store.names() == []
 
 
-TROUBLE = {
-    "killed": "most likely because memory ran out",
-    "full": "the disk of the store is full",
-    "cut": "no usable model",
-}
-
-
-@pytest.mark.parametrize("trouble", TROUBLE)
-def test_nothing_half_stays_and_a_second_run_makes_it(convert, store, source, tmp_path, trouble):
-    shutil.rmtree(source)
-    simulated.make_source(source, tmp_path / "diary", trouble=trouble)
-    result = convert()
-    assert result["failed"] and TROUBLE[trouble] in result["msg"]
-    assert store.names() == [] and left(store) == []
-    shutil.rmtree(source)
-    simulated.make_source(source, tmp_path / "diary")
-    assert convert()["changed"] is True
-
-
-def test_an_architecture_that_the_converter_does_not_know(convert, source, tmp_path):
-    shutil.rmtree(source)
-    simulated.make_source(source, tmp_path / "diary", architectures=["NopeForCausalLM"])
-    message = convert()["msg"]
-    assert "does not know the architecture NopeForCausalLM" in message
-    assert "ERROR:hf-to-gguf:Model NopeForCausalLM is not supported" in message
-
-
-def test_a_missing_tokenizer_is_a_hint(convert, source, tmp_path):
-    shutil.rmtree(source)
-    simulated.make_source(source, tmp_path / "diary", architectures=["NopeForCausalLM"])
-    (source / "tokenizer.json").unlink()
-    assert "No file of the source looks like a tokenizer" in convert()["msg"]
-
-
-@pytest.fixture
-def background(arguments, tmp_path):
-    """A function that starts the module in a process of its own; what still runs at the end is stopped."""
-    started = []
-
-    def start(**others):
-        given = {"ANSIBLE_MODULE_ARGS": {**arguments, **others}}
-        path = tmp_path / ("arguments-%d.json" % len(started))
-        path.write_text(json.dumps(given))
-        root = model_convert.__file__.split("/ansible_collections/")[0]
-        with open(tmp_path / ("said-%d" % len(started)), "w") as said:
-            process = subprocess.Popen(
-                [sys.executable, model_convert.__file__, str(path)],
-                env=dict(os.environ, PYTHONPATH=root),
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-            )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def wait_for(condition):
-    """Wait until something is so."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "waited for too long"
-        time.sleep(0.05)
-
-
-def alive(pid):
-    """Whether a process is there and has not ended."""
-    try:
-        with open("/proc/%d/stat" % pid) as stream:
-            return stream.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def test_killed_while_it_converts(background, convert, store, source, tmp_path, runs):
-    shutil.rmtree(source)
-    simulated.make_source(source, tmp_path / "diary", trouble="sleeps")
-    process = background()
-    wait_for(lambda: runs() and any(name.endswith(".half") for _d, _n, names in os.walk(store.root) for name in names))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    orphan = runs()[0]["pid"]
-    assert alive(orphan), "the converter does not end with the module: that is what the second run has to deal with"
-    assert store.names() == []
-    # The same inputs: the script is what goes on.
-    second = background()
-    wait_for(lambda: len(runs()) == 2)
-    assert not alive(orphan)
-    second.kill()
-    second.wait()
-    os.kill(runs()[1]["pid"], signal.SIGKILL)
-
-
-def test_killed_while_it_quantises_the_conversion_is_kept(background, convert, arguments, store, runs):
-    sleeps = arguments["quantize"] + ".sleeps"
-    with open(sleeps, "w"):
-        pass
-    process = background(quant="Q8_0")
-    wait_for(lambda: os.path.exists(arguments["quantize"] + ".started"))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert store.names() == [] and left(store) != []
-    os.unlink(sleeps)
-    assert convert(quant="Q8_0")["changed"] is True
-    assert len(runs()) == 1, "it went on behind the conversion"
-    assert left(store) == []
-
-
-def test_two_at_once_convert_once(background, runs, store, tmp_path):
-    both = [background(), background()]
-    assert [process.wait(timeout=60) for process in both] == [0, 0]
-    said = [json.loads((tmp_path / ("said-%d" % number)).read_text()) for number in range(2)]
-    assert sorted(result["changed"] for result in said) == [False, True]
-    assert len(runs()) == 1 and store.present(store.manifest(NAME))
-
-
-def test_a_full_disk(arguments, tmp_path):
-    """A real file system of 64 KiB."""
-    store = tmp_path / "small"
-    store.mkdir()
-    path = tmp_path / "arguments.json"
-    path.write_text(json.dumps({"ANSIBLE_MODULE_ARGS": {**arguments, "store": str(store)}}))
-    mount = "mount -t tmpfs -o size=64k tmpfs %s && exec %s %s %s" % (
-        store,
-        sys.executable,
-        model_convert.__file__,
-        path,
-    )
-    probe = subprocess.run(
-        ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", str(store)], capture_output=True, check=False
-    )
-    if probe.returncode:
-        pytest.skip("a mount in a name space of its own is not permitted here")
-    root = model_convert.__file__.split("/ansible_collections/")[0]
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", mount],
-        env=dict(os.environ, PYTHONPATH=root),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    message = json.loads(done.stdout)["msg"]
-    assert "MiB more" in message and "free on its disk" in message, "found out before anything was converted"
-
-
 def test_progress_is_said(convert, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(Progress, "say", lambda self, line, now=False: said.append(line))
+    monkeypatch.setattr(Progress, "say", lambda _self, line, **_how: said.append(line))
     convert(quant="Q8_0")
     assert [line.partition(":")[0] for line in said if "sha256" not in line] == [
         "starting the converter",
