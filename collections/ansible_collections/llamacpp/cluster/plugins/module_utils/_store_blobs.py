@@ -29,8 +29,9 @@ class Blobs(State):
     def lacking(self, manifest: Manifest, progress: Progress) -> list[File]:
         """Return the files that have to be brought: as :meth:`missing`, but what is there and not trusted is hashed.
 
-        When it is what it should be, it is trusted again; when not, it goes to quarantine.
+        When it is what it should be, it is trusted again; when not, it goes to quarantine. What is there is claimed.
         """
+        self.claim(manifest)
         for file in manifest.files:
             if file.name in manifest.external:
                 if not self._usable(file, manifest) and os.path.isfile(manifest.external[file.name]):
@@ -74,16 +75,17 @@ class Blobs(State):
         target = os.path.join(self.quarantine, "%s.%s" % (sha256, moment))
         files.make_directory(self.quarantine)
         inode = os.stat(path).st_ino
-        os.rename(path, target)
-        files.sync_directory(self.blobs)
+        # What says that the bytes are right goes first: who is killed in between leaves a blob that is hashed again.
+        for real, entry in self.hashes.entries().items():
+            if entry.get("inode") == inode and entry.get("sha256") == sha256:
+                self.hashes.remember(real, dict(entry, sha256=found))
         files.forget(self._stamp(sha256))
         for link in list(files.walk(self.links)):
             info = files.status(link)
             if info is not None and info.st_ino == inode:
                 os.unlink(link)
-        for real, entry in self.hashes.entries().items():
-            if entry.get("inode") == inode and entry.get("sha256") == sha256:
-                self.hashes.remember(real, dict(entry, sha256=found))
+        os.rename(path, target)
+        files.sync_directory(self.blobs)
         return target
 
     def _write_stamp(self, sha256: str, info: os.stat_result) -> None:

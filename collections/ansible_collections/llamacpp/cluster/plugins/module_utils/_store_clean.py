@@ -55,10 +55,11 @@ class Finding(NamedTuple):
 
 
 class Swept(NamedTuple):
-    """What was removed: paths below the root, and their bytes."""
+    """What was removed: paths below the root, and their bytes; ``room``: those of them that counted as models."""
 
     removed: list[str]
     bytes: int
+    room: int
 
 
 class _Counted(Progress):
@@ -166,10 +167,12 @@ class Cleaning(Names):
     # What killed runs have left
 
     def room(self, needed: int, quota: int, keep: Iterable[str], check: bool = False) -> list[str]:
-        """Make room; what killed runs have left goes before any model does. See :meth:`Names.room`."""
-        if not check and self.space(quota).short(needed, []):
-            self.sweep()
-        return super().room(needed, quota, keep, check)
+        """Make room; what killed runs have left goes before any model does. See :meth:`Names.room`.
+
+        ``check``: only say which names would go.
+        """
+        swept = self.sweep(check).room if self.space(quota).short(needed, []) else 0
+        return self._choose(needed, quota, set(keep), swept) if check else super().room(needed, quota, keep)
 
     def sweep(self, check: bool = False) -> Swept:
         """Remove what nobody will use: parts of a week ago, unnamed blobs of yesterday, links without a manifest.
@@ -183,15 +186,17 @@ class Cleaning(Names):
 
     def _sweep(self, check: bool) -> Swept:
         now, names = time.time(), self.names()
-        scratch = [path for path in files.walk(self.root) if os.path.basename(path).startswith(files.SCRATCH)]
-        doomed = dict.fromkeys(scratch)
-        # Somebody may be writing the checksums this moment, without the lock (_textfile.bring).
-        stale = [os.path.join(self.root, name) for name in files.listing(self.root) if name.startswith(_HASHES_SCRATCH)]
-        doomed.update(dict.fromkeys(path for path in stale if now - os.lstat(path).st_ctime > UNNAMED_SECONDS))
+        doomed: dict[str, None] = {}
+        for path in files.walk(self.root):
+            if os.path.basename(path).startswith((files.SCRATCH, _HASHES_SCRATCH)):
+                # Of other places somebody may be writing one this moment, without the lock.
+                ours = self._top(path) in (self.stamps, self.manifests, self.links)
+                if ours or _age(path, now) > UNNAMED_SECONDS:
+                    doomed[path] = None
         for path in files.walk(self.links):
             if os.path.relpath(os.path.dirname(path), self.links) not in names:
                 doomed[path] = None
-        named = frozenset[str]().union(*(model.blobs for model in self.held()))
+        named = self.claimed.union(*(model.blobs for model in self.held()))
         for sha256, info in self._blob_infos().items():
             if sha256 not in named and now - info.st_ctime > UNNAMED_SECONDS:
                 doomed[os.path.join(self.blobs, sha256)] = None
@@ -204,20 +209,22 @@ class Cleaning(Names):
         known = {file.sha256 for manifest in manifests for file in manifest.files}
         for path in files.walk(os.path.join(self.root, "tensors")):
             sha256 = os.path.basename(path)[: -len(".json")]
-            if sha256 not in known | blobs and now - os.lstat(path).st_ctime > PART_SECONDS:
+            if sha256 not in known | blobs and _age(path, now) > PART_SECONDS:
                 doomed[path] = None
         marks = {self._mark(name) for name in names}
         for directory, age in ((self.quarantine, QUARANTINE_SECONDS), (self.used, PART_SECONDS)):
             for path in files.walk(directory):
-                if path not in marks and now - os.lstat(path).st_ctime > age:
+                if path not in marks and _age(path, now) > age:
                     doomed[path] = None
-        freed = sum(_bytes(path) for path in doomed)
+        sizes = {path: _bytes(path) for path in doomed}
         if not check:
             for path in doomed:
-                os.unlink(path)
+                files.forget(path)
                 files.remove_empty(os.path.dirname(path), self._top(path))
         parts, part_bytes = self._sweep_parts(now, check)
-        return Swept([os.path.relpath(path, self.root) for path in [*doomed, *parts]], freed + part_bytes)
+        room = sum(size for path, size in sizes.items() if self._top(path) == self.blobs)
+        removed = [os.path.relpath(path, self.root) for path in [*doomed, *parts]]
+        return Swept(removed, sum(sizes.values()) + part_bytes, room + part_bytes)
 
     def _top(self, path: str) -> str:
         """Return the directory right below the root that a path is in; it stays, also when it is empty."""
@@ -232,7 +239,7 @@ class Cleaning(Names):
         removed, freed = [], 0
         for key, entries in groups.items():
             within = [path for entry in entries for path in [entry, *files.walk(entry)]]
-            idle = now - max(os.lstat(path).st_mtime for path in within)
+            idle = min(_age(path, now, "st_mtime") for path in within)
             there = _KEY.fullmatch(key) and files.status(self.blob(key)) is not None
             parts = [entry for entry in entries if not entry.endswith(".lock")]
             if not (idle > PART_SECONDS or (there and parts)):
@@ -252,8 +259,16 @@ class Cleaning(Names):
                     if os.path.isdir(entry) and not os.path.islink(entry):
                         shutil.rmtree(entry)
                     else:
-                        os.unlink(entry)
+                        files.forget(entry)
         return removed, freed
+
+
+def _age(path: str, now: float, since: str = "st_ctime") -> float:
+    """Return for how many seconds a file has been as it is; 0 when it has gone."""
+    try:
+        return now - float(getattr(os.lstat(path), since))
+    except FileNotFoundError:
+        return 0.0
 
 
 def _bytes(path: str) -> int:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import collections
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _store_files as files
@@ -18,6 +20,10 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._store_users impo
 
 # Manifests, stamps and directories beside the bytes.
 _SLACK = 1 << 20
+# How exact the time of a use is while nothing is brought: a run that finds all in place need not write.
+_NOTED_SECONDS = 86400.0
+# Of blobs that are about to get a name.
+_NAMELESS = ""
 
 
 class Names(Blobs):
@@ -50,6 +56,7 @@ class Names(Blobs):
                 files.write_durably(self._manifest(manifest.name), _text(manifest))
             before = {file.sha256 for file in stored.held} if stored else set()
             self._clear(manifest.name, before, manifest)
+            self.claimed.difference_update(file.sha256 for file in manifest.held)
         return bool(unlinked) or not same
 
     def _check_place(self, manifest: Manifest) -> None:
@@ -75,9 +82,13 @@ class Names(Blobs):
         The manifest goes last: until then it tells the next run what has to go. The name is not present from the first
         step on.
         """
+        return self._remove(name, set())
+
+    def _remove(self, name: str, spared: set[str]) -> int:
         with self._changing():
             manifest, path = self.manifest(name), self._manifest(name)
-            freed = self._clear(name, {file.sha256 for file in manifest.held} if manifest else set(), None)
+            before = {file.sha256 for file in manifest.held} if manifest else set[str]()
+            freed = self._clear(name, before, None, spared)
             if os.path.exists(path):
                 os.unlink(path)
                 files.sync_directory(os.path.dirname(path))
@@ -85,8 +96,13 @@ class Names(Blobs):
             files.forget(self._mark(name))
         return freed
 
-    def _clear(self, name: str, before: set[str], after: Manifest | None) -> int:
-        """Remove links and blobs that a name needed ``before`` and not ``after``; return the bytes of the blobs."""
+    def _clear(
+        self, name: str, before: set[str], after: Manifest | None, spared: AbstractSet[str] = frozenset()
+    ) -> int:
+        """Remove links and blobs that a name needed ``before`` and not ``after``; return the bytes of the blobs.
+
+        ``spared``: blobs that stay in any case.
+        """
         directory = os.path.join(self.links, name)
         keep = {file.name for file in after.files} if after else set()
         stale = [os.path.join(directory, file) for file in files.listing(directory) if file not in keep]
@@ -99,7 +115,7 @@ class Names(Blobs):
         freed = 0
         if going:
             others = frozenset[str]().union(*(model.blobs for model in self.held() if model.name != name))
-            freed = sum(self._drop(sha256) for sha256 in sorted(going - others))
+            freed = sum(self._drop(sha256) for sha256 in sorted(going - others - spared))
         for link in stale:
             os.unlink(link)
         files.remove_empty(directory, self.links)
@@ -151,6 +167,17 @@ class Names(Blobs):
             with open(self._mark(name), "ab"):
                 os.utime(self._mark(name))
 
+    def note_still_used(self, names: Iterable[str], check: bool = False) -> list[str]:
+        """Note that these names are wanted, where that was noted more than a day ago; return those.
+
+        ``check``: only say which.
+        """
+        known, due = set(self.names()), time.time() - _NOTED_SECONDS
+        late = sorted(name for name in known.intersection(names) if self.last_used(name) < due)
+        if not check:
+            self.note_used(late)
+        return late
+
     def last_used(self, name: str) -> float:
         """Return when a name was last wanted, or got its files: seconds since the epoch; 0 when it is not there."""
         moments = [0.0]
@@ -191,26 +218,26 @@ class Names(Blobs):
             stored += min(info.st_size, info.st_blocks * 512) if info else 0
         return Space(max(0, disk.f_bavail * disk.f_frsize - _SLACK), stored, quota)
 
-    def room(self, needed: int, quota: int, keep: Iterable[str], check: bool = False) -> list[str]:
+    def room(self, needed: int, quota: int, keep: Iterable[str]) -> list[str]:
         """Make room for ``needed`` bytes that are still to be written; return the names that were evicted for that.
 
         ``quota``: bytes that the store may hold, 0 for no limit. ``keep``: names that stay, as those do that somebody
-        uses. The least recently used go first. When it cannot fit, none goes and :class:`StoreError` has the
-        figures. ``check``: only say which would go.
+        uses. The least recently used go first; blobs that are claimed stay without their name. When it cannot fit,
+        none goes and :class:`StoreError` has the figures.
         """
         stays = set(keep)
-        if check:
-            return self._choose(needed, quota, stays)
         with self._changing():
-            # A run that finds all in place notes nothing; what is declared while others come is wanted, too.
+            # What is declared while others come is wanted, too.
             self.note_used(sorted(stays.intersection(self.names())))
             evicted = self._choose(needed, quota, stays)
             for name in evicted:
-                self.remove(name)
+                self._remove(name, self.claimed)
         return evicted
 
-    def _choose(self, needed: int, quota: int, keep: set[str]) -> list[str]:
+    def _choose(self, needed: int, quota: int, keep: set[str], swept: int = 0) -> list[str]:
+        """Return the names that have to go; ``swept``: bytes that will have gone before."""
         space = self.space(quota)
+        space = space._replace(free=space.free + swept, stored=space.stored - swept)
         if not space.short(needed, []):
             return []
         links = collections.Counter(info.st_ino for info in map(files.status, files.walk(self.links)) if info)
@@ -218,8 +245,8 @@ class Names(Blobs):
             sha256: Blob(info.st_size, info.st_size if info.st_nlink <= 1 + links[info.st_ino] else 0)
             for sha256, info in self._blob_infos().items()
         }
-        held = self.held()
-        fixed = keep | set(self.users())
+        held = [*self.held(), Held(_NAMELESS, frozenset(self.claimed), 0.0)]
+        fixed = {*keep, *self.users(), _NAMELESS}
         chosen = choose(needed, space, held, blobs, fixed)
         if chosen is None:
             raise StoreError("the store %s %s" % (self.root, refusal(needed, space, held, blobs, fixed)))

@@ -45,6 +45,7 @@ class State:
         self.units = units
         self.proc = proc
         self.patience = PATIENCE_SECONDS
+        self.claimed: set[str] = set()
         self._holding = threading.local()
 
     # Where things are
@@ -177,6 +178,10 @@ class State:
     def _usable(self, file: File, manifest: Manifest) -> bool:
         path = manifest.external.get(file.name)
         return self._external(file, path) if path else self.trusted(file)
+
+    def claim(self, manifest: Manifest) -> None:
+        """Let the blobs of a manifest be when room is made: this run is about to name them."""
+        self.claimed.update(file.sha256 for file in manifest.held)
 
     def present(self, manifest: Manifest) -> bool:
         """Whether the name stands for these files, and all of them can be read under it. Reads no bytes.

@@ -40,8 +40,11 @@ def find_uses(directories: Sequence[str], units: str = UNIT_DIRECTORY, proc: str
     found = _running(directories, proc)
     runs = {(use.path, use.who) for use in found}
     for path in sorted(glob.glob(os.path.join(glob.escape(units), _UNITS))):
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            words = unit_words(stream.read())
+        try:
+            with open(path, encoding="utf-8", errors="replace") as stream:
+                words = unit_words(stream.read())
+        except FileNotFoundError:
+            continue  # Removed this moment, or a link to nothing.
         who = os.path.basename(path)
         found += [Use(tail, who, None) for tail in sorted(_tails(words, directories)) if (tail, who) not in runs]
     return sorted(set(found), key=lambda use: (use.path, use.who, use.since or 0.0))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: model_store
-short_description: Scrub, prune or sweep a node's store of models
+short_description: Scrub, prune, sweep or note the use of a node's store of models
 version_added: 0.4.0
 description:
   - V(scrubbed) reads all bytes of models again and compares them with their sha256. A file with other bytes goes to
@@ -19,20 +19,24 @@ description:
     none. Without a quota there is nothing to remove.
   - V(swept) removes what killed runs have left and nobody goes on with. These are files on their way in after a week,
     files without a name after a day, and links without a model. Of C(quarantine/) it removes what is a month old.
+  - V(noted) remembers that O(names) are wanted, so that they are removed after those that were wanted longer ago. To
+    bring a model notes it as well; this is for runs that have nothing to bring. What was noted within a day is left.
   - In check mode says what would happen. To scrub reads everything then, too.
   - The action of the same name shows the progress.
 options:
   state:
     description: What to do.
     type: str
-    choices: [scrubbed, pruned, swept]
+    choices: [scrubbed, pruned, swept, noted]
     required: true
   store:
     description: Directory of the store.
     type: path
     default: /var/lib/llamacpp/models
   names:
-    description: Models to scrub; all of them, and files without a name, when it is empty.
+    description:
+      - Models to scrub; all of them, and files without a name, when it is empty.
+      - Models to note; those that the store does not have are passed over.
     type: list
     elements: str
     default: []
@@ -106,6 +110,11 @@ removed:
   returned: success
   type: list
   elements: str
+noted:
+  description: Models whose use was noted, or would be in check mode; empty unless O(state=noted).
+  returned: success
+  type: list
+  elements: str
 freed_bytes:
   description: How many bytes O(state=pruned) or O(state=swept) freed, or would.
   returned: success
@@ -123,7 +132,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._store import Sto
 
 def look_after(store: Store, module: AnsibleModule, progress: Progress) -> dict[str, Any]:
     """Do what is asked; return what was found or removed, and whether that changed anything."""
-    result: dict[str, Any] = {"findings": [], "evicted": [], "removed": [], "freed_bytes": 0}
+    result: dict[str, Any] = {"findings": [], "evicted": [], "removed": [], "noted": [], "freed_bytes": 0}
     check = module.check_mode
     if module.params["state"] == "scrubbed":
         findings = store.scrub(module.params["names"], progress, check)
@@ -134,6 +143,9 @@ def look_after(store: Store, module: AnsibleModule, progress: Progress) -> dict[
         evicted = store.room(0, module.params["quota"], module.params["keep"], check)
         freed = store.own_bytes(evicted) if check else before - store.space().stored
         return dict(result, changed=bool(evicted or freed), evicted=evicted, freed_bytes=freed)
+    if module.params["state"] == "noted":
+        noted = store.note_still_used(module.params["names"], check)
+        return dict(result, changed=bool(noted), noted=noted)
     swept = store.sweep(check)
     return dict(result, changed=bool(swept.removed), removed=swept.removed, freed_bytes=swept.bytes)
 
@@ -142,7 +154,7 @@ def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["scrubbed", "pruned", "swept"], "required": True},
+            "state": {"type": "str", "choices": ["scrubbed", "pruned", "swept", "noted"], "required": True},
             "store": {"type": "path", "default": "/var/lib/llamacpp/models"},
             "names": {"type": "list", "elements": "str", "default": []},
             "quota": {"type": "int", "default": 0},

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils import _store_clean
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _store_clean, _store_files
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
 from ansible_collections.llamacpp.cluster.plugins.module_utils._store import Manifest, Store, StoreError
 from ansible_collections.llamacpp.cluster.tests.unit.store_builder import (
@@ -254,6 +254,27 @@ def test_what_was_written_half_goes(store):
             stream.write("half")
     assert sorted(store.sweep().removed) == ["manifests/.new-abc", "names/a/.new-abc", "stamps/.new-abc"]
     assert store.present(A)
+
+
+def test_what_somebody_may_be_writing_without_the_lock_stays_for_a_day(store, monkeypatch):
+    os.makedirs(os.path.join(store.root, "torrents"))
+    for path in ("torrents/.new-abc", "..sha256.json.abc"):
+        with open(os.path.join(store.root, path), "w") as stream:
+            stream.write("half")
+    assert store.sweep().removed == []
+    later(monkeypatch, 1.1)
+    assert sorted(store.sweep().removed) == ["..sha256.json.abc", "torrents/.new-abc"]
+
+
+def test_files_that_go_while_it_sweeps(store, monkeypatch):
+    walk, listing = _store_files.walk, _store_files.listing
+    gone = [os.path.join(store.root, path) for path in ("torrents/.new-x", "names/a/.new-x", "..sha256.json.x")]
+    part = "0" * 64 + ".part"
+    monkeypatch.setattr(_store_files, "walk", lambda top: [*walk(top), *(gone if top == store.root else [])])
+    monkeypatch.setattr(
+        _store_files, "listing", lambda top: [*listing(top), *([part] if top == store.incoming else [])]
+    )
+    assert store.sweep().removed == ["names/a/.new-x"]
 
 
 def test_what_was_remembered_of_files_that_are_gone(store, monkeypatch, tmp_path):

@@ -17,9 +17,18 @@ import time
 
 import pytest
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils._store import Manifest, Store
+from ansible_collections.llamacpp.cluster.plugins.module_utils._store import Manifest, Store, StoreError
 from ansible_collections.llamacpp.cluster.plugins.module_utils._store_clean import UNNAMED_SECONDS
-from ansible_collections.llamacpp.cluster.tests.unit.store_builder import QUIET, add, bring, describe, manifest_of, tree
+from ansible_collections.llamacpp.cluster.plugins.module_utils._store_files import walk
+from ansible_collections.llamacpp.cluster.tests.unit.store_builder import (
+    QUIET,
+    add,
+    bring,
+    describe,
+    manifest_of,
+    spoil,
+    tree,
+)
 
 # What changes a disk; "open" only counts when it is for writing.
 CHANGES = (
@@ -242,12 +251,32 @@ def test_scrubbing(tmp_path, monkeypatch):
     for store in each_step(tmp_path, prepare, lambda store: store.scrub([], QUIET)):
         store.scrub([], QUIET)
         sound(store)
+        for path in walk(store.links):
+            with open(path, "rb") as stream:
+                assert stream.read() == b"shared", "nobody finds wrong bytes by their path"
         assert not store.present(manifest_of("old", **OLD))
         assert store.present(manifest_of("two", x=b"shared"))
         add(store, "old", **OLD)
         shutil.rmtree(store.quarantine)
         after_a_week(store, monkeypatch)
         exactly(store, manifest_of("old", **OLD), manifest_of("two", x=b"shared"))
+
+
+def test_scrubbing_a_file_that_is_another_place_s_as_well(tmp_path):
+    source = tmp_path / "source.bin"
+
+    def prepare(store):
+        source.unlink(missing_ok=True)
+        source.write_bytes(b"of this node")
+        source.chmod(0o644)
+        store.name(Manifest("two", (store.adopt(str(source), "x.bin", "model", QUIET),)))
+        spoil(source)
+
+    for store in each_step(tmp_path, prepare, lambda store: store.scrub([], QUIET)):
+        store.scrub([], QUIET)
+        # What was remembered of it is not believed any more.
+        with pytest.raises(StoreError, match="instead of"):
+            store.adopt(str(source), "x.bin", "model", QUIET, describe("x.bin", b"of this node").sha256)
 
 
 def test_sweeping(tmp_path, monkeypatch):

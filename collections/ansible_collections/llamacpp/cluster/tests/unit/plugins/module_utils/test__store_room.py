@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -190,6 +191,50 @@ def test_what_was_declared_until_lately_goes_last(store):
     assert store.last_used("m3") < store.last_used("m1")
     # Of the others m3 was wanted longest ago, though it came last.
     assert store.room(51, 300, []) == ["m3"]
+
+
+def test_what_is_used_while_nothing_is_brought_is_noted_once_a_day(store, monkeypatch):
+    assert store.note_still_used(["m1", "m2", "not there"], check=True) == ["m1", "m2"]
+    assert store.last_used("m1") == 1000
+    assert store.note_still_used(["m1", "not there"]) == ["m1"]
+    assert store.room(51, 300, []) == ["m2"]
+    assert store.note_still_used(["m1"]) == []
+    real = os.stat(os.path.join(store.used, "m1")).st_mtime
+    monkeypatch.setattr(_store_names.time, "time", lambda: real + 86401)
+    assert store.note_still_used(["m1"], check=True) == ["m1"]
+
+
+def test_what_a_new_model_has_of_an_old_one_stays(store):
+    wanted = manifest_of("new", y=b"s" * 50, n=b"n" * 60)
+    assert store.lacking(wanted, QUIET) == [wanted.files[1]]
+    with pytest.raises(StoreError, match="1 bytes too few"):
+        store.room(60, 209, ["m1"])
+    assert store.room(60, 210, ["m1"], check=True) == store.room(60, 210, ["m1"]) == ["m2", "m3"]
+    bring(store, "n.bin", b"n" * 60)
+    assert store.name(wanted) and store.present(wanted)
+    # It has its name: nothing is held back any more.
+    assert store.room(100, 200, ["m1"]) == ["new"]
+    assert store.space().stored == 100
+
+
+def test_a_file_that_came_long_ago_and_is_wanted_now_stays(store, monkeypatch):
+    wanted = manifest_of("new", l=b"l" * 100, n=b"n" * 60)
+    bring(store, "l.bin", b"l" * 100)
+    moment = time.time() + 2 * _store_clean.UNNAMED_SECONDS
+    monkeypatch.setattr(_store_clean.time, "time", lambda: moment)
+    store.lacking(wanted, QUIET)
+    assert store.room(60, 310, ["m2", "m3"]) == ["m1"]
+    assert store.trusted(wanted.files[0])
+
+
+def test_what_would_be_swept_is_room_in_check_mode_too(store, monkeypatch):
+    file = bring(store, "left.bin", b"l" * 100)
+    moment = time.time() + 2 * _store_clean.UNNAMED_SECONDS
+    monkeypatch.setattr(_store_clean.time, "time", lambda: moment)
+    assert store.room(51, 350, [], check=True) == []
+    assert store.trusted(file)
+    assert store.room(51, 350, []) == []
+    assert not store.trusted(file)
 
 
 def test_a_quota_smaller_than_the_model_evicts_nothing(store):

@@ -126,6 +126,12 @@ def test_a_unit_whose_process_still_has_the_model_of_before(store):
     assert store.users() == {"small": ["llamacpp-a.service"], "owner/repo/Q4_K_M": ["llamacpp-a.service"]}
 
 
+def test_a_unit_that_is_removed_while_it_is_looked_at(store):
+    os.symlink(os.path.join(store.units, "gone"), os.path.join(store.units, "llamacpp-a.service"))
+    unit(store, "llamacpp-b.service", "--model", store.path_of("small", "model.bin"))
+    assert store.users() == {"small": ["llamacpp-b.service"]}
+
+
 def test_a_process_that_ends_while_it_is_looked_at(store):
     os.makedirs(os.path.join(store.proc, "14"))
     process(store, 15, ["x", store.path_of("small", "model.bin")])

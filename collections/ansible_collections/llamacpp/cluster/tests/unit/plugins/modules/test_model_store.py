@@ -79,6 +79,16 @@ def test_leftovers(run_module, store, check):
     assert tree(store.root) == (before if check else sorted(set(before) - {"names/m1/x.bin"}))
 
 
+@pytest.mark.parametrize("check", [True, False])
+def test_a_model_that_is_still_wanted(run_module, store, check):
+    given = {"store": store.root, "state": "noted", "names": ["m1", "not there yet"]}
+    found = run_module(model_store, check=check, **given)
+    assert (found["changed"], found["noted"]) == (True, ["m1"])
+    assert run_module(model_store, check=check, **given)["changed"] is check
+    evicted = run_module(model_store, check=True, store=store.root, state="pruned", quota=200)["evicted"]
+    assert evicted == (["m1"] if check else ["m2"])
+
+
 def test_a_quota_less_than_nothing(run_module, store):
     assert "write 0 or more" in run_module(model_store, store=store.root, state="pruned", quota=-1)["msg"]
 
