@@ -22,9 +22,15 @@ PIECE_BYTES = 32 << 20
 SHOW_SECONDS = 5.0
 # A piece that another run has sent meanwhile is no failure; a node that refuses so many times is.
 ATTEMPTS = 5
-# Appends its input when the file has as many bytes as the sender thinks; says how many it has then.
+# What is gone was whole, and another run has taken it: the module looks at it.
+_GONE = ' || {{ [ -x "$(dirname {path})" ] && [ ! -e {path} ] && echo {total}; }}'
+# Says how many bytes the file has.
+SIZE = "stat -c %s {path}" + _GONE
+# Appends its input when the file has as many bytes as the sender thinks, and says how many it has then. The file is
+# opened first, as flock(1) would make one that is not there.
 APPEND = (
-    'flock -w 600 {path} sh -c \'[ "$(stat -c %s "$1")" = "$2" ] && cat >> "$1"; stat -c %s "$1"\' sh {path} {offset}'
+    '{{ flock -w 600 9 && [ "$(stat -c %s {path})" = {offset} ] && cat >> {path}; stat -c %s {path}; }} 9< {path}'
+    + _GONE
 )
 
 
@@ -54,8 +60,10 @@ class ActionModule(WatchedAction):
 
     def _send(self, source: str, item: dict[str, Any], host: str) -> None:
         """Send a file from where the node has it up to, until it has all of it."""
+        total, refused = int(item["bytes"]), 0
+        path = shlex.quote(item["path"])
         # What an earlier run has sent stays.
-        at, total, refused = self._say("stat -c %%s %s" % shlex.quote(item["path"]), None), int(item["bytes"]), 0
+        at = self._say(SIZE.format(path=path, total=total), None)
         base, started = at, time.monotonic()
         shown = started
         with open(source, "rb") as stream:
@@ -64,7 +72,7 @@ class ActionModule(WatchedAction):
                 piece = stream.read(min(PIECE_BYTES, total - at))
                 if not piece:
                     raise AnsibleError("%s is shorter than its manifest says; run again" % source)
-                now = self._append(item["path"], at, piece)
+                now = self._say(APPEND.format(path=path, offset=at, total=total), piece)
                 refused = refused + 1 if now == at else 0
                 if refused == ATTEMPTS:
                     raise AnsibleError("the node takes nothing more of %s; look at its disk" % item["name"])
@@ -73,10 +81,6 @@ class ActionModule(WatchedAction):
                     shown = time.monotonic()
                     done = amount(at - base, total - base, started, shown)
                     display.display("    %s: sending %s: %s" % (host, item["name"], done))
-
-    def _append(self, path: str, offset: int, piece: bytes) -> int:
-        """Append bytes to a file on the node if it is ``offset`` long; return how long it is then."""
-        return self._say(APPEND.format(path=shlex.quote(path), offset=offset), piece)
 
     def _say(self, command: str, piece: bytes | None) -> int:
         """Return the number that a command on the node says as the login user."""

@@ -117,6 +117,7 @@ class Upload:
 
     def look(self) -> dict[str, Any]:
         """Say what would have to come."""
+        self.store.claim(self.manifest)
         absent = list({file.sha256: file for file in self.store.missing(self.manifest)}.values())
         evicted = self.store.room(sum(file.bytes for file in absent), self.params["quota"], self.keep(), check=True)
         return self.answer(absent, evicted, not self.store.present(self.manifest))
@@ -144,6 +145,8 @@ class Upload:
             with self.store.transfer_lock(file.sha256, self.holder, self.params["lock_wait"], self.progress.say):
                 # Another run may have brought it while this one waited.
                 if not self.store.trusted(file):
+                    if not os.path.exists(self.place(file)):
+                        raise StoreError("%s: another run found that what was sent is wrong; run again" % file.name)
                     os.rename(self.place(file), self.store.part(file.sha256))
                     self.store.admit(self.store.part(file.sha256), file, self.progress, "the control node")
         return self.answer(absent, [], self.store.name(self.manifest))

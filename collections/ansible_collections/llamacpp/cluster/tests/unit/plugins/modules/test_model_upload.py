@@ -45,7 +45,6 @@ class Site:
                 stream.write(content)
         sender = SimpleNamespace(_low_level_execute_command=runner)
         sender._say = lambda command, piece: action.ActionModule._say(sender, command, piece)
-        sender._append = lambda *words: action.ActionModule._append(sender, *words)
         item = {"name": "toy.gguf", "bytes": self.file.bytes, "path": self.place}
         action.ActionModule._send(sender, source, item, "node1")
 
@@ -55,10 +54,10 @@ def site(tmp_path, run_module):
     return Site(tmp_path, run_module)
 
 
-def shell(command, sudoable, in_data=None):
+def shell(command, sudoable, in_data=None, user=None):
     """Run a command of the action as a connection does."""
     assert sudoable is False, "bytes are sent as the login user"
-    done = subprocess.run(["sh", "-c", command], input=in_data or b"", capture_output=True, check=False)
+    done = subprocess.run(["sh", "-c", command], input=in_data or b"", capture_output=True, check=False, user=user)
     return {"rc": done.returncode, "stdout": done.stdout.decode(), "stderr": done.stderr.decode()}
 
 
@@ -111,6 +110,47 @@ def test_two_runs_send_one_file_together(site, monkeypatch):
 
     site.send(busy)
     assert site.run()["changed"] is True
+
+
+@pytest.mark.parametrize("asked", [1, 3])
+def test_another_run_that_has_sent_and_taken_it(site, monkeypatch, asked):
+    monkeypatch.setattr(action, "PIECE_BYTES", 1000)
+    site.run(login=ME)
+    commands = []
+
+    def late(command, sudoable, in_data=None):
+        commands.append(command)
+        if len(commands) == asked:
+            with open(site.place, "wb") as stream:
+                stream.write(site.content)
+            assert site.run()["changed"] is True
+        return shell(command, sudoable, in_data)
+
+    site.send(late)
+    assert len(commands) == asked, "nothing is sent twice"
+    assert not os.path.exists(site.place)
+    assert site.run()["changed"] is False
+
+
+def test_another_run_that_found_wrong_what_both_have_sent(site, monkeypatch):
+    site.run(login=ME)
+    site.send(shell, b"x" * len(site.content))
+    holding = site.node.transfer_lock
+
+    def other_first(*arguments):
+        os.unlink(site.place)
+        return holding(*arguments)
+
+    monkeypatch.setattr(model_upload.Store, "transfer_lock", lambda store, *arguments: other_first(*arguments))
+    assert "toy.gguf: another run found that what was sent is wrong; run again" in site.run()["msg"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_directory_that_the_login_user_may_not_enter(site, tmp_path):
+    tmp_path.chmod(0o700)
+    site.run(login=ME)
+    with pytest.raises(action.AnsibleError, match="Permission denied"):
+        site.send(lambda command, sudoable, in_data=None: shell(command, sudoable, in_data, user=65534))
 
 
 def test_wrong_bytes_are_thrown_away_and_nothing_is_named(site):
