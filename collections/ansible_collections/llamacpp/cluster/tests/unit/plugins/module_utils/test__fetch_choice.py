@@ -16,7 +16,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_choice imp
 
 REPO = "owner/m-GGUF"
 SHA = "a" * 64
-NAMES = [
+NAMES = (
     ".gitattributes",
     "README.md",
     "config.json",
@@ -38,7 +38,7 @@ NAMES = [
     "m.Q5_K_M.gguf.part2of3",
     "several/a.gguf",
     "several/b.gguf",
-]
+)
 
 
 def files(names=NAMES):

@@ -98,7 +98,7 @@ def test_the_first_file_is_the_first_model():
     projector, model = File("m", SHA, 1, "mmproj"), File("f", SHA, 1)
     assert Manifest("a", (projector, model)).first == model
     with pytest.raises(StoreError, match="none of its files is a model"):
-        _ = Manifest("a", (projector,)).first
+        Manifest("a", (projector,)).first.as_dict()
 
 
 GOOD = Manifest("a", (File("f", SHA, 1),), {}, "2026-11-21T19:40:00Z").as_dict()
