@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,11 +222,18 @@ def check_reachable(declared: Declared, nodes: Mapping[str, NodeFacts]) -> list[
 
 
 def check_model_disk(
-    declared: Declared, instance: Instance, facts: NodeFacts, targets: Sequence[str], total: int
+    declared: Declared,
+    instance: Instance,
+    facts: NodeFacts,
+    targets: Sequence[str],
+    total: int,
+    planned: Collection[str] = (),
 ) -> list[Problem]:
-    """Check that the head has room for the model and a twentieth more, unless it is there already.
+    """Check that the head can have room for the model and a twentieth more, unless it is there already.
 
-    ``targets``: the model's files in the store; ``total``: their bytes. The instance has a source.
+    ``targets``: the model's files in the store; ``total``: their bytes; ``planned``: files of all models of the plan.
+    The instance has a source. What the store has beside these is on its way in, or may go: how much of that really
+    does, the store finds out before it asks for the first byte.
     """
     sizes = [facts.files.get(target) for target in targets]
     if sum(size or 0 for size in sizes) == total:
@@ -236,13 +243,16 @@ def check_model_disk(
         return []  # It is linked into the store, not copied.
     free = facts.free_disk.get(declared.settings.models_dir)
     needed = total + total // 20
-    if free is None or free >= needed:
+    stay = {*planned, *targets}
+    others = sum(size or 0 for path, size in facts.files.items() if path not in stay)
+    if free is None or free + others >= needed:
         return []
+    going = ", and what could go for it %s" % size_text(others) if others else ""
     return [
         Problem(
             "free disk of %s for %s" % (instance.head, declared.settings.models_dir),
             size_text(free),
-            "the model of %s takes %s; free some space, or set llamacpp_models_dir to another disk"
-            % (instance.name, size_text(needed)),
+            "the model of %s takes %s%s; free some space, or set llamacpp_models_dir to another disk"
+            % (instance.name, size_text(needed), going),
         )
     ]

@@ -408,11 +408,12 @@ def _disks(
     if not where and instance.nodes is not None and len(offered) == 1:
         placed = replace(instance, model=replace(instance.model, source=offered[0].source))
         where = [(placed, offered[0], _files(declared, offered[0]))]
+    planned = {file for item in draft.decisions.values() for file in item.files}
     problems = []
     for item, offer, files in where:
         head = nodes.get(item.head or "")
         if head is not None and offer.facts is not None:
-            problems += check_model_disk(declared, item, head, files, offer.facts.file_size)
+            problems += check_model_disk(declared, item, head, files, offer.facts.file_size, planned)
     return problems
 
 

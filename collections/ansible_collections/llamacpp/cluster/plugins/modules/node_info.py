@@ -20,7 +20,7 @@ options:
     elements: path
     default: []
   store:
-    description: Directory of models. The size of every file in it is said, as for O(files).
+    description: Directory of models. Of every file that has a name there or is on its way in, the size is said.
     type: path
   files:
     description: Files to say the size of.
@@ -177,6 +177,7 @@ import os
 import platform
 import pwd
 import socket
+import stat
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -205,6 +206,15 @@ def owner_id(name: str) -> int | None:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
         return None
+
+
+def size_of(path: str) -> int | None:
+    """Return the size of a file; None when there is none, also when it goes while somebody looks."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return info.st_size if stat.S_ISREG(info.st_mode) else None
 
 
 def managed(path: str) -> dict[str, str] | None:
@@ -301,9 +311,10 @@ class NodeInfo:
         store = self.module.params["store"]
         if store:
             # os.walk does not fail for a directory that is not there.
-            for directory, _directories, names in os.walk(os.path.join(store, "names")):
-                paths += [os.path.join(directory, name) for name in names]
-        return {path: os.stat(path).st_size if os.path.isfile(path) else None for path in sorted(paths)}
+            for top in ("names", "incoming"):
+                for directory, _directories, names in os.walk(os.path.join(store, top)):
+                    paths += [os.path.join(directory, name) for name in names]
+        return {path: size_of(path) for path in sorted(paths)}
 
     def releases(self) -> list[str]:
         """Return the ids of installed releases."""

@@ -110,6 +110,14 @@ def test_a_disk_too_small_for_the_model():
     ]
 
 
+def test_what_could_go_is_said_when_it_is_too_little():
+    others = {STORE + "/names/old/old.gguf": 8 * GIB, STORE + "/incoming/x.part.lock": 0, STORE + "/names/gone": None}
+    assert model_disk(files=others) == [
+        "free disk of node1 for /var/lib/llamacpp/models = 1024 MiB: the model of demo takes 10.5 GiB, "
+        "and what could go for it 8192 MiB; free some space, or set llamacpp_models_dir to another disk"
+    ]
+
+
 def test_a_twentieth_more_than_the_model_is_wanted():
     assert model_disk(free=10 * GIB + GIB // 2) == []
     assert len(model_disk(free=10 * GIB + GIB // 4)) == 1

@@ -55,9 +55,13 @@ def test_files(look, tmp_path):
     model.parent.mkdir(parents=True)
     model.write_bytes(b"12345")
     (tmp_path / "store" / "README").write_bytes(b"no model")
+    (model.parent / "gone.gguf").symlink_to(tmp_path / "none")
+    part = tmp_path / "store" / "incoming" / "x.part"
+    part.parent.mkdir()
+    part.write_bytes(b"12")
     missing = str(tmp_path / "none")
     found = look(files=[missing], store=str(tmp_path / "store"))["files"]
-    assert found == {missing: None, str(model): 5}
+    assert found == {missing: None, str(model): 5, str(model.parent / "gone.gguf"): None, str(part): 2}
 
 
 def test_a_store_that_is_not_there_yet(look, tmp_path):
