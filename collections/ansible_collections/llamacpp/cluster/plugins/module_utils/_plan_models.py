@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def models_json(
     ``files``: each ``name``, ``bytes``, ``sha256`` (null where nobody knows them yet) and ``role``. ``holders``: heads,
     which need the files. ``workers``: node -> instances of which it computes a part, for the tensors that it is sent.
     ``fetcher``: who gets the files from outside, null where each head has them. ``transport`` and ``why``: how the
-    other holders get them. ``addresses``: of all of these nodes on the fabric.
+    other holders get them. ``addresses``: of all of these nodes on the fabric, and of others that have the files.
     """
     found: dict[str, dict[str, Any]] = {}
     for decision in decisions:
@@ -92,12 +93,35 @@ def _way(declared: Declared, offer: Offer, model: Mapping[str, Any], nodes: Mapp
     if transport == "rsync":
         # What it sends, it has to have.
         fetcher = CONTROLLER
+    others = _others(declared, offer, addresses, nodes)
     return {
         "fetcher": fetcher,
         "transport": transport,
         "why": "only %s needs it" % holders[0] if transport == NONE else why,
-        "addresses": addresses,
+        # Who has the files gives them, and in a swarm would need its engine.
+        "addresses": {
+            node: address
+            for node, address in sorted({**addresses, **others}.items())
+            if node in takers or transport != "swarm" or _can_swarm(nodes.get(node))
+        },
     }
+
+
+def _others(
+    declared: Declared, offer: Offer, addresses: Mapping[str, str], nodes: Mapping[str, NodeFacts]
+) -> dict[str, str]:
+    """Return the addresses of nodes that have the files of a model without a need for them, where ``addresses`` are."""
+    directory = posixpath.join(declared.settings.models_dir, "names", offer.source.name)
+    sizes = offer.sizes
+    found = {}
+    for name in sorted(set(nodes) - set(addresses)) if addresses else ():
+        there = [(file, nodes[name].files.get(posixpath.join(directory, file))) for file in offer.file_names]
+        if any(size is None or size != sizes.get(file, size) for file, size in there):
+            continue
+        shared = shared_addresses(declared, [*sorted(addresses), name], nodes)
+        if shared and all(shared[other] == address for other, address in addresses.items()):
+            found[name] = shared[name]
+    return found
 
 
 def _can_swarm(facts: NodeFacts | None) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import make_plan
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import PlanError
-from ansible_collections.llamacpp.cluster.tests.unit.builders import GIB, accept, instance, model, node, nodes
+from ansible_collections.llamacpp.cluster.tests.unit.builders import GIB, accept, instance, link, model, node, nodes
 
 SHA = "ab" * 32
 ADDRESS = {"url": "https://models.example.org/m.gguf", "sha256": SHA}
@@ -79,6 +79,46 @@ def test_one_without_an_engine_gets_no_swarm(version):
     assert "does not run on all" in found["why"]
 
 
+STORED = {"/var/lib/llamacpp/models/names/m/m.gguf": 2600 << 20}
+
+
+def with_it(*names, **changes):
+    """Return the facts of six nodes, of which these have the model's file."""
+    facts = nodes(6)
+    for name in names:
+        facts[name] = NodeFacts.from_dict(node("10.0.1.1" + name[-1], **{"files": STORED, **changes}))
+    return facts
+
+
+def test_who_has_it_and_needs_it_no_more_can_give_it():
+    (found,) = planned(*on("node1"), facts=with_it("node4")).values()
+    assert found["addresses"] == {"node1": "10.0.1.11", "node4": "10.0.1.14"}
+    assert (found["holders"], found["transport"]) == (["node1"], "none")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": dict.fromkeys(STORED, 1)},
+        {"files": dict.fromkeys(STORED)},
+        {"addresses": [link("fab0", "10.0.2.14")]},
+    ],
+)
+def test_who_has_another_file_or_no_way_gives_nothing(changes):
+    (found,) = planned(*on("node1"), facts=with_it("node4", **changes)).values()
+    assert found["addresses"] == {"node1": "10.0.1.11"}
+
+
+def test_without_an_engine_it_is_in_no_swarm():
+    for version, expected in (("3.11.2", True), ("3.14.0", False)):
+        facts = with_it("node5", python=version)
+        (found,) = planned(*on("node1", "node2", "node3"), facts=facts, os_check=False).values()
+        assert found["transport"] == "swarm"
+        assert ("node5" in found["addresses"]) is expected
+        (found,) = planned(*on("node1", "node2"), facts=facts, os_check=False).values()
+        assert (found["transport"], "node5" in found["addresses"]) == ("http", True)
+
+
 def test_what_is_declared_is_obeyed():
     (found,) = planned(*on("node1", "node2", "node3"), models_transport="http").values()
     assert (found["transport"], found["why"]) == ("http", "declared")
@@ -127,6 +167,21 @@ def test_a_model_needs_room():
 
 
 def test_a_model_that_is_there_needs_no_room():
-    there = {"/var/lib/llamacpp/models/names/m/m.gguf": 2600 << 20}
-    facts = {"node1": NodeFacts.from_dict(node("10.0.1.11", disks=FULL, files=there))}
+    facts = {"node1": NodeFacts.from_dict(node("10.0.1.11", disks=FULL, files=STORED))}
     assert list(planned(*on("node1"), facts=facts)) == ["m"]
+
+
+def test_what_is_on_its_way_or_may_go_is_room():
+    """The store decides what really goes; a plan must not refuse a disk that is full of what makes place."""
+    store = "/var/lib/llamacpp/models"
+    for path in ("/incoming/%s.part" % SHA, "/names/old/old.gguf"):
+        facts = {"node1": NodeFacts.from_dict(node("10.0.1.11", disks=FULL, files={store + path: 2 * GIB}))}
+        assert list(planned(*on("node1"), facts=facts)) == ["m"]
+
+
+def test_a_model_of_the_same_plan_is_no_room():
+    there = {"/var/lib/llamacpp/models/names/b/m.gguf": 2600 << 20}
+    pair = [*on("node1"), instance("b", nodes=["node1"], model=dict(ADDRESS, name="b"))]
+    facts = {"node1": NodeFacts.from_dict(node("10.0.1.11", disks=FULL, files=there))}
+    with pytest.raises(PlanError, match="free disk of node1 for /var/lib/llamacpp/models = 1024 MiB"):
+        planned(*pair, facts=facts)
