@@ -37,10 +37,35 @@ def share_sources(
     hostvars: Mapping[str, Mapping[str, Any]],
     register: str,
 ) -> dict[str, list[dict[str, str]]]:
-    """Return, by model, where a node can take its files; ``register``: results of fabric_share."""
+    """Return, by model, where a node can take its files; ``register``: of loops of fabric_share over addresses."""
     seeds = {seed for item in work for seed in item["seeds"]}
-    urls = {seed: (hostvars[seed].get(register) or {}).get("urls") or [] for seed in seeds}
+    urls = {seed: [url for result in _results(hostvars[seed], register) for url in result["urls"]] for seed in seeds}
     return _model_work.share_sources(plan, work, node, known, urls)
+
+
+def _results(variables: Mapping[str, Any], register: str) -> list[Mapping[str, Any]]:
+    """Return the results of a loop of fabric_share whose shares run."""
+    return [result for result in (variables.get(register) or {}).get("results", ()) if result.get("urls")]
+
+
+def seed_shares(plan: Mapping[str, Any], node: str, todo: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Return what a head gives files to its workers at, by address; ``todo``: of :func:`model_seeding`.
+
+    A share has ``address``, which the head speaks RPC from, ``nodes`` and the addresses of these ``peers``: instances
+    may speak RPC on different networks.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for instance in _model_seeds.headed(plan, node, todo):
+        for worker in instance["workers"]:
+            if worker["node"] not in todo:
+                continue
+            for opening in plan["nodes"][worker["node"]]["firewall"]:
+                if opening["purpose"] == "rpc" and opening["instance"] == instance["name"]:
+                    found.setdefault(opening["sources"][0], {})[worker["node"]] = worker["host"]
+    return [
+        {"address": address, "nodes": sorted(found[address]), "peers": sorted(set(found[address].values()))}
+        for address in sorted(found)
+    ]
 
 
 def model_seeding(
@@ -68,14 +93,18 @@ def seed_entries(
 
 
 def seed_sources(
-    heads: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], listed: str, shared: str
+    heads: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], listed: str, shared: str, node: str
 ) -> list[dict[str, str]]:
-    """Return what heads offer: for each, addresses by sha256; registered: ``listed`` of rpc_cache, ``shared``."""
+    """Return what heads offer to a node: for each, addresses by sha256.
+
+    ``listed``: registered of rpc_cache. ``shared``: of a loop of fabric_share over :func:`seed_shares`.
+    """
     found = []
     for head in heads:
         files = (hostvars[head].get(listed) or {}).get("files") or {}
-        urls = (hostvars[head].get(shared) or {}).get("urls") or []
-        found.append(dict(zip(files, urls)))
+        for result in _results(hostvars[head], shared):
+            if node in result["item"]["nodes"]:
+                found.append(dict(zip(files, result["urls"])))
     return [source for source in found if source]
 
 
@@ -114,6 +143,7 @@ class FilterModule:
             "model_work": _model_work.model_work,
             "seed_entries": seed_entries,
             "seed_instances": _model_seeds.headed,
+            "seed_shares": seed_shares,
             "seed_sources": seed_sources,
             "seed_stamp": _model_seeds.stamp,
             "swarm_torrents": swarm_torrents,

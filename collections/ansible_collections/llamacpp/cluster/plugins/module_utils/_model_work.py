@@ -32,7 +32,8 @@ def model_work(plan: Mapping[str, Any], stores: Stores, known: Mapping[str, Any]
     * ``fetch``: who gets it from outside (``controller``, a node), or empty: ``seeds`` has it, or there is no need,
     * ``land``: nodes that the control node brings it to,
     * ``link``: nodes that only link what lies there,
-    * ``seeds``: nodes that have it by then and ``receivers``: nodes that get it from them, by ``transport``.
+    * ``seeds``: nodes that have it by then and ``receivers``: nodes that get it from them, by ``transport``,
+    * ``see``: nodes that see what others put into the store, as all nodes share it.
     """
     work = []
     for name, model in plan["models"].items():
@@ -55,14 +56,14 @@ def model_work(plan: Mapping[str, Any], stores: Stores, known: Mapping[str, Any]
 
 def _way(model: Mapping[str, Any], missing: list[str], have: Sequence[str]) -> dict[str, Any]:
     """Return the part of an item that says who does what."""
-    found: dict[str, Any] = {"fetch": "", "land": [], "link": [], "seeds": [], "receivers": [], "transport": NONE}
+    lists: dict[str, list[str]] = {key: [] for key in ("land", "link", "seeds", "receivers", "see")}
+    found: dict[str, Any] = {"fetch": "", **lists, "transport": NONE}
     if not model["fetcher"]:
         return {**found, "link": missing}
     transport = HTTP if model["transport"] == NONE else model["transport"]
     reached = [node for node in have if node in model["addresses"]]
     if transport == SHARED and have:
-        # The store is on a file system that all nodes share; one that does not see a name yet will.
-        return found
+        return {**found, "see": missing}
     if reached and transport != RSYNC and all(node in model["addresses"] for node in missing):
         return {**found, "seeds": reached, "receivers": missing, "transport": transport}
     found["fetch"] = model["fetcher"]
@@ -73,7 +74,9 @@ def _way(model: Mapping[str, Any], missing: list[str], have: Sequence[str]) -> d
     else:
         rest = [node for node in missing if node != found["fetch"]]
         seeds = [found["fetch"]]
-    if rest and transport != SHARED:
+    if transport == SHARED:
+        found["see"] = rest
+    elif rest:
         found.update(seeds=seeds, receivers=rest, transport=transport)
     return found
 
@@ -126,11 +129,15 @@ def work_words(item: Mapping[str, Any], node: str) -> list[str]:
     if item["fetch"] == node:
         words.append("fetch %s (%s) from %s" % (item["name"], size, where))
     if node in item["land"]:
-        words.append("get %s (%s) from the control node" % (item["name"], size))
+        # Its own files it has; whatever else it fetches first.
+        first = "" if source.get("path") else ", which fetches it from %s" % where
+        words.append("get %s (%s) from the control node%s" % (item["name"], size, first))
     if node in item["link"]:
         words.append("link %s to %s" % (item["name"], where))
     if node in item["receivers"]:
         words.append("get %s (%s) from %s by %s" % (item["name"], size, ", ".join(item["seeds"]), item["transport"]))
+    if node in item["see"]:
+        words.append("find %s in the store that all nodes share" % item["name"])
     return words
 
 
@@ -208,10 +215,10 @@ def shared_files(
 ) -> list[dict[str, Any]]:
     """Return the files that a node gives to others over HTTP, each once.
 
-    ``known``: manifests by name. A file has its ``sha256`` and ``path``, the node's own ``address`` on the fabric, and
-    those of its ``peers``.
+    ``known``: manifests by name. A file has its ``sha256`` and ``path``, the node's own ``address`` on the network that
+    it shares with its ``peers``, and theirs: for another model, that may be another network. Sorted by address.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for item in work:
         if node not in item["seeds"] or item["transport"] != HTTP:
             continue
@@ -219,9 +226,9 @@ def shared_files(
         for file in known[item["name"]]["files"]:
             path = posixpath.join(plan["store"]["path"], "blobs", file["sha256"])
             offer = {"sha256": file["sha256"], "path": path, "address": addresses[node], "peers": []}
-            offer = found.setdefault(file["sha256"], offer)
+            offer = found.setdefault((addresses[node], file["sha256"]), offer)
             offer["peers"] = sorted({*offer["peers"], *(addresses[peer] for peer in item["receivers"])})
-    return [found[sha256] for sha256 in sorted(found)]
+    return [found[key] for key in sorted(found)]
 
 
 def share_sources(
@@ -238,10 +245,16 @@ def share_sources(
     found: dict[str, list[dict[str, str]]] = {}
     for item in work:
         if node in item["receivers"]:
-            offers = [(shared_files(plan, work, seed, known), urls.get(seed, ())) for seed in item["seeds"]]
-            found[item["name"]] = [
-                {file["sha256"]: url for file, url in zip(files, places)} for files, places in offers if places
+            addresses = plan["models"][item["name"]]["addresses"]
+            offers = [
+                {
+                    file["sha256"]: url
+                    for file, url in zip(shared_files(plan, work, seed, known), urls.get(seed, ()))
+                    if file["address"] == addresses[seed]
+                }
+                for seed in item["seeds"]
             ]
+            found[item["name"]] = [offer for offer in offers if offer]
     return found
 
 
@@ -251,16 +264,17 @@ def swarms(
     """Return the swarms that a node takes part in, for module swarm.
 
     ``run``: a number that other runs do not have, by which units have names and ports of their own. ``base``: the first
-    of :data:`SWARM_PORTS` ports. A swarm has ``model``, ``name``, ``seed`` (whether the node has the model),
-    ``address``, ``port`` and ``peers``.
+    of :data:`SWARM_PORTS` ports, as far as there are so many. A swarm has ``model``, ``name``, ``seed`` (whether the
+    node has the model), ``address``, ``port`` and ``peers``.
     """
     found = []
+    ports = max(1, min(SWARM_PORTS, 65536 - base))
     for number, item in enumerate(item for item in work if item["transport"] == SWARM and item["receivers"]):
         members = [*item["seeds"], *item["receivers"]]
         if node not in members:
             continue
         addresses = plan["models"][item["name"]]["addresses"]
-        port = base + (run + number) % SWARM_PORTS
+        port = base + (run + number) % ports
         found.append(
             {
                 "model": item["name"],

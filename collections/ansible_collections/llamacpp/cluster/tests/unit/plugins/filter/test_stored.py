@@ -8,8 +8,9 @@ import hashlib
 
 from ansible_collections.llamacpp.cluster.plugins.filter import stored
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _model_seeds
+from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import make_plan
-from ansible_collections.llamacpp.cluster.tests.unit.builders import accept, instance, model, nodes
+from ansible_collections.llamacpp.cluster.tests.unit.builders import accept, instance, link, model, node, nodes
 
 SHA = "ab" * 32
 MANIFEST = {
@@ -42,13 +43,57 @@ def test_torrents_come_from_who_has_the_model():
     assert stored.swarm_torrents(["n1", "n2", "n3"], hostvars, "seeds") == {"toy": "ZA=="}
 
 
-def test_heads_offer_the_files_of_their_entries():
+def test_heads_offer_the_files_of_their_entries_to_those_that_reach_them():
+    shares = [
+        {"item": {"nodes": ["n4"]}, "urls": ["http://10.0.1.11:1/s/x"]},
+        {"item": {"nodes": ["n5"]}, "urls": ["http://10.0.9.11:1/t/x"]},
+    ]
     hostvars = {
-        "n1": {"listed": {"files": {SHA: "/store/blobs/x"}}, "shared": {"urls": ["http://10.0.1.11:1/s/x"]}},
-        "n2": {"listed": {"skipped": True}, "shared": {"skipped": True}},
+        "n1": {"listed": {"files": {SHA: "/store/blobs/x"}}, "shared": {"results": shares}},
+        "n2": {"listed": {"skipped": True}, "shared": {"skipped": True, "results": [{"skipped": True}]}},
         "n3": {},
     }
-    assert stored.seed_sources(["n1", "n2", "n3"], hostvars, "listed", "shared") == [{SHA: "http://10.0.1.11:1/s/x"}]
+    names = ["n1", "n2", "n3"]
+    assert stored.seed_sources(names, hostvars, "listed", "shared", "n4") == [{SHA: "http://10.0.1.11:1/s/x"}]
+    assert stored.seed_sources(names, hostvars, "listed", "shared", "n5") == [{SHA: "http://10.0.9.11:1/t/x"}]
+    assert stored.seed_sources(names, hostvars, "listed", "shared", "n1") == []
+
+
+def test_a_head_gives_files_on_each_network_that_it_speaks_rpc_on():
+    facts = {
+        name: NodeFacts.from_dict(node(addresses=[link(*place) for place in places]))
+        for name, places in {
+            "node1": [("fab0", "10.0.1.11"), ("eth0", "10.0.9.11")],
+            "node2": [("fab0", "10.0.1.12")],
+            "node3": [("eth0", "10.0.9.13")],
+        }.items()
+    }
+    pair = [
+        instance("a", nodes=["node1", "node2"]),
+        instance("b", nodes=["node1", "node3"], model={"path": "/srv/other.gguf"}),
+    ]
+    plan = make_plan(accept(*pair), facts, {"a": model(8), "b": model(8)})
+    assert stored.seed_shares(plan, "node1", {"node2": ["node1"], "node3": ["node1"]}) == [
+        {"address": "10.0.1.11", "nodes": ["node2"], "peers": ["10.0.1.12"]},
+        {"address": "10.0.9.11", "nodes": ["node3"], "peers": ["10.0.9.13"]},
+    ]
+    assert [item["nodes"] for item in stored.seed_shares(plan, "node1", {"node3": ["node1"]})] == [["node3"]]
+    assert stored.seed_shares(plan, "node2", {"node2": ["node1"]}) == []
+
+
+def test_urls_of_several_shares_belong_to_files_in_the_order_of_both():
+    files = [dict(MANIFEST["files"][0], sha256=sha256) for sha256 in (SHA, "cd" * 32)]
+    models = {
+        name: {"addresses": {"n1": address + "1", "n2": address + "2"}}
+        for name, address in (("a", "10.0.9."), ("b", "10.0.1."))
+    }
+    plan = {"store": {"path": "/store"}, "models": models}
+    work = [{"name": name, "transport": "http", "seeds": ["n1"], "receivers": ["n2"]} for name in "ab"]
+    known = {name: {"files": [file]} for name, file in zip("ab", files)}
+    # As the loop goes over them: by address.
+    results = [{"urls": ["http://10.0.1.1/b"]}, {"urls": ["http://10.0.9.1/a"]}]
+    found = stored.share_sources(plan, work, "n2", known, {"n1": {"shared": {"results": results}}}, "shared")
+    assert found == {"a": [{SHA: "http://10.0.9.1/a"}], "b": [{"cd" * 32: "http://10.0.1.1/b"}]}
 
 
 def test_entries_are_those_that_heads_listed():
@@ -82,6 +127,7 @@ def test_words_of_all_models():
         "land": [],
         "link": [],
         "receivers": [],
+        "see": [],
         "seeds": [],
         "transport": "none",
     }

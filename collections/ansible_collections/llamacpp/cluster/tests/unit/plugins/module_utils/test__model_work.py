@@ -55,7 +55,7 @@ def stores(*have, others=NODES, **changes):
 def only(made, found, known=None):
     """Return who does what for the only model that is to be brought."""
     (item,) = _model_work.model_work(made, found, known or {})
-    return {key: item[key] for key in ("fetch", "land", "link", "seeds", "receivers", "transport") if item[key]}
+    return {key: item[key] for key in ("fetch", "land", "link", "seeds", "receivers", "see", "transport") if item[key]}
 
 
 def test_nothing_is_to_be_done_where_everything_is():
@@ -99,6 +99,30 @@ def test_without_a_way_between_them_it_is_fetched_again():
     assert found == {"fetch": "controller", "land": ["n1", "n3"], "transport": "none"}
 
 
+def test_models_are_given_on_the_network_that_their_takers_share():
+    made = plan(addresses={"n1": "10.0.1.11", "n2": "10.0.1.12"})
+    made["models"]["b"] = model(files=[file("b.gguf", OTHER)], addresses={"n1": "10.0.9.1", "n3": "10.0.9.3"})
+    # It has a file of the first one, too.
+    made["models"]["c"] = model(files=[file("c.gguf")], addresses={"n1": "10.0.9.1", "n3": "10.0.9.3"})
+    for name, holders in (("a", ["n1", "n2"]), ("b", ["n1", "n3"]), ("c", ["n1", "n3"])):
+        made["models"][name]["holders"] = holders
+    there = {"n1": {"models": [stored(name, files=made["models"][name]["files"]) for name in "abc"]}}
+    there.update({node: {"models": []} for node in ("n2", "n3")})
+    work = _model_work.model_work(made, there, {})
+    known = _model_work.manifests(work, {}, there)
+    shares = _model_work.shared_files(made, work, "n1", known)
+    assert [(item["address"], item["sha256"], item["peers"]) for item in shares] == [
+        ("10.0.1.11", SHA, ["10.0.1.12"]),
+        ("10.0.9.1", SHA, ["10.0.9.3"]),
+        ("10.0.9.1", OTHER, ["10.0.9.3"]),
+    ]
+    urls = {"n1": ["http://%s/%s" % (item["address"], item["sha256"]) for item in shares]}
+    assert _model_work.share_sources(made, work, "n2", known, urls) == {"a": [{SHA: "http://10.0.1.11/" + SHA}]}
+    found = _model_work.share_sources(made, work, "n3", known, urls)
+    assert found["b"][0][OTHER] == "http://10.0.9.1/" + OTHER
+    assert found["c"][0][SHA] == "http://10.0.9.1/" + SHA
+
+
 def test_from_the_control_node_it_lands_on_one():
     found = only(plan(fetcher="controller", transport="swarm"), stores())
     assert found == {
@@ -120,8 +144,12 @@ def test_what_lies_on_nodes_is_linked():
     assert found == {"link": ["n2", "n3"], "transport": "none"}
 
 
-def test_in_a_store_that_all_share_one_fetch_is_enough():
-    assert only(plan(transport="shared"), stores()) == {"fetch": "n1", "transport": "none"}
+def test_in_a_store_that_all_share_one_fetch_is_enough_and_the_others_look():
+    assert only(plan(transport="shared"), stores()) == {"fetch": "n1", "see": ["n2", "n3"], "transport": "none"}
+    found = only(plan(transport="shared", fetcher="controller"), stores())
+    assert found == {"fetch": "controller", "land": ["n1"], "see": ["n2", "n3"], "transport": "none"}
+    # It is not shared, or not seen yet.
+    assert only(plan(transport="shared"), stores("n1")) == {"see": ["n2", "n3"], "transport": "none"}
 
 
 def test_a_node_that_was_not_asked_gets_nothing():
@@ -235,8 +263,13 @@ def test_what_is_said_of_it(node, words):
 
 
 def test_what_is_said_of_other_ways():
-    (item,) = _model_work.model_work(plan(fetcher="controller", files=[file(size=None)]), stores(), {})
+    (item,) = _model_work.model_work(plan(fetcher="controller", files=[file(size=None)], source=PATH), stores(), {})
     assert _model_work.work_words(item, "n1") == ["get a (a size that nobody knows) from the control node"]
+    (item,) = _model_work.model_work(plan(fetcher="controller", files=[file(size=1 << 30)]), stores(), {})
+    said = ["get a (1024 MiB) from the control node, which fetches it from o/r"]
+    assert _model_work.work_words(item, "n1") == said
+    (item,) = _model_work.model_work(plan(transport="shared"), stores(), {})
+    assert _model_work.work_words(item, "n2") == ["find a in the store that all nodes share"]
     (item,) = _model_work.model_work(plan(fetcher=None, transport="linked", source=PATH), stores(), {})
     assert _model_work.work_words(item, "n1") == ["link a to /srv/m.gguf"]
 
@@ -256,5 +289,6 @@ def test_a_swarm_has_a_name_and_a_port_that_no_other_run_has():
     assert (second["model"], second["name"], second["port"]) == ("b", "4711-1", 50912)
     assert [item["seed"] for item in _model_work.swarms(made, work, "n1", 4711, 50200)] == [True, True]
     assert _model_work.swarms(made, work, "n9", 4711, 50200) == []
+    assert {item["port"] for item in _model_work.swarms(made, work, "n2", 4711, 65534)} == {65534, 65535}
     http = _model_work.model_work(plan(), stores(), {})
     assert _model_work.swarms(plan(), http, "n2", 4711, 50200) == []
