@@ -227,7 +227,7 @@ def test_a_repository_without_that_quantisation(site: ModelSite) -> None:
     site.finish()
 
 
-def test_a_run_where_all_is_in_place_changes_and_asks_nothing(site: ModelSite) -> None:
+def test_a_run_where_all_is_in_place_changes_and_fetches_nothing(site: ModelSite) -> None:
     site.finish()
     site.hub.heal()
     run = site.site().succeeded()
