@@ -181,7 +181,7 @@ class Pull:
         while not self._stop.is_set() and name not in self.failed:
             index = self._take(name)
             if index is None:
-                if not self._under_way:
+                if self._over():
                     return
                 # Somebody may fail with what is left.
                 self._stop.wait(POLL_SECONDS)
@@ -214,6 +214,11 @@ class Pull:
                     return index
         return None
 
+    def _over(self) -> bool:
+        """Whether nobody has anything left to do. What a source gave back a moment ago is somebody's to do."""
+        with self._guard:
+            return not self._waiting and not self._under_way
+
     def _give_back(self, index: int, name: str) -> None:
         """Note that a source does no more for a chunk; another one fetches it if it has not arrived."""
         with self._guard:
@@ -234,10 +239,11 @@ class Pull:
         try:
             source.ask(start, length, self.marks.size)
             while at < start + length:
+                block = source.read(min(BLOCK, start + length - at))
+                # What another source has brought meanwhile may be right where this is wrong.
                 if self._stop.is_set() or self.marks.done[index]:
                     source.close()
                     return
-                block = source.read(min(BLOCK, start + length - at))
                 if time.monotonic() > deadline:
                     source.close()
                     raise SourceError("it is too slow")

@@ -61,11 +61,13 @@ class PartMap:
 
     def sync(self) -> None:
         """Bring bytes, and then their marks, to the disk; others may go on writing. Raises :class:`OSError`."""
-        finished, self._unsynced = self._unsynced, []
+        # The list stays the same one, as others may be about to append to it.
+        finished = self._unsynced[:]
         if finished:
             os.fdatasync(self.file)
             for index in finished:
                 os.pwrite(self._marks, b"1", _HEADER_BYTES + index)
+            del self._unsynced[: len(finished)]
 
     def close(self) -> None:
         """Close both files; what was not synced is fetched again."""

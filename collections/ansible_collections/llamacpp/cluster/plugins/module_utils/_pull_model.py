@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -115,15 +116,22 @@ class _File:
         for url in [] if alone else self.urls:
             if called(url) in first.failed:
                 continue
-            self._fetch([url])
             try:
+                self._fetch([url])
                 self._admit(called(url))
             except StoreError as error:
                 wrong = error
+                # Nobody else shall go on with what this one has sent.
+                self._discard()
                 continue
             self._accuse(first.marks, first.received)
             return
         raise wrong
+
+    def _discard(self) -> None:
+        if os.path.lexists(self.part):
+            os.unlink(self.part)
+        forget_marks(self.part)
 
     def _accuse(self, marks: PartMap, received: Mapping[int, Chunk]) -> None:
         for name in liars(self.store.blob(self.file.sha256), marks, received):
@@ -157,14 +165,18 @@ class _File:
                 text = amount(here - before, self.file.bytes - before, started, now)
                 self.progress.say("%s%s from %d peers: %s" % (self.file.name, self.count, len(urls), text))
 
-            complete = pull.run(show)
+            try:
+                complete = pull.run(show)
+            except OSError as error:
+                raise StoreError(self._disk(error)) from error
             self.fetched += pull.fetched
             here = marks.here()
         finally:
             marks.close()
         if not complete:
             raise StoreError(
-                "%s: %d of %d bytes are here, and nobody gives the rest%s; start the peers, and run again: it goes on"
+                "%s: %d of %d bytes are here, and nobody gives the rest%s; see that those who have it run, and that no"
+                " packet filter is between (transport rsync needs no way from node to node), and run again: it goes on"
                 % (
                     self.file.name,
                     here,
@@ -175,6 +187,13 @@ class _File:
         for name, why in sorted(pull.failed.items()):
             self.warnings.append("%s was left out while %s came: %s" % (name, self.file.name, why))
         return pull
+
+    def _disk(self, error: OSError) -> str:
+        """Tell what the disk says; what has come stays on it."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            words = "%s: the disk of %s is full: free some space and run again, what has come is kept"
+            return words % (self.file.name, os.path.dirname(self.part))
+        return "%s: %s says: %s" % (self.file.name, self.part, error.strerror or error)
 
     def _admit(self, origin: str) -> None:
         """Make a blob of the part. Raises :class:`StoreError` when its bytes are wrong; then it is gone."""

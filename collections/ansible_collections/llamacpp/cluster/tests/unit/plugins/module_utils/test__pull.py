@@ -259,6 +259,41 @@ def test_wrong_bytes_of_one_among_several(store, peer):
     assert pulled.warnings == ["%s sent wrong bytes of model.bin: scrub the store there" % wrong.name]
 
 
+def test_the_only_honest_one_comes_last(store, peer):
+    """Alone, the first sends wrong bytes again, and the second is gone in the middle of what it sends."""
+    _liar, dying, right = peers = [peer(data=bytes(len(DATA)), rate=8 * MIB) for _number in range(3)]
+    right.data = DATA
+    serve, chunks = dying.finish_request, -(-len(DATA) // LEAST_CHUNK)
+
+    def finish_request(*arguments):
+        if sum(len(one.ranges) for one in peers) >= 2 * chunks:
+            dying.fault = "cut"
+        serve(*arguments)
+
+    dying.finish_request = finish_request
+    assert pull(store, peers).changed
+    assert dying.fault == "cut" and store.present(manifest()) and leftovers(store) == []
+
+
+def test_a_chunk_that_comes_back_at_the_last_moment(tmp_path, peer, monkeypatch):
+    """Another source gives up between the look for something to do and the look whether somebody is at work."""
+    monkeypatch.setattr(_pull, "CONNECTIONS", 1)
+    marks = PartMap(str(tmp_path / "x.part"), len(DATA))
+    pulling = _pull.Pull(marks, [peer().url])
+    chunks = [pulling._take("another") for _mark in marks.done]
+    take = pulling._take
+
+    def late(name):
+        found = take(name)
+        while found is None and chunks:
+            pulling._give_back(chunks.pop(), "another")
+        return found
+
+    monkeypatch.setattr(pulling, "_take", late)
+    assert pulling.run(lambda here: None)
+    marks.close()
+
+
 def test_a_file_of_another_size_is_not_taken(store, peer):
     with pytest.raises(StoreError, match="it has another file"):
         pull(store, [peer(data=DATA + b"!")])
@@ -365,11 +400,20 @@ def test_no_room_on_the_disk(store, peer, monkeypatch):
         return real(descriptor, data, at)
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StoreError, match="model.bin: the disk of %s is full: free some space" % store.incoming):
         pull(store, [peer()])
     assert store.names() == []
     monkeypatch.setattr(os, "pwrite", real)
     assert pull(store, [peer()]).changed
+
+
+def test_a_disk_that_fails(store, peer, monkeypatch):
+    def broken(descriptor):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    with pytest.raises(StoreError, match=r"model.bin: .*[.]part says: Input/output error"):
+        pull(store, [peer()])
 
 
 def test_progress(store, peer, tmp_path):
@@ -422,6 +466,23 @@ def test_killed_and_run_again(store, peer, monkeypatch):
     one = peer()
     assert 0 < pull(store, [one]).fetched < len(DATA)
     assert store.present(manifest()) and leftovers(store) == []
+
+
+def test_a_chunk_that_arrives_while_marks_are_written(tmp_path):
+    marks = PartMap(str(tmp_path / "x.part"), 2 * MIB)
+
+    class Interrupted(list):
+        """A list that the other thread looks at in the moment before something is appended."""
+
+        def append(self, value):
+            marks.sync()
+            super().append(value)
+
+    marks._unsynced = Interrupted()
+    marks.finish(0)
+    marks.sync()
+    marks.close()
+    assert (tmp_path / "x.part.map").read_bytes()[64:] == b"10"
 
 
 def test_what_the_marks_say_on_the_disk(tmp_path):

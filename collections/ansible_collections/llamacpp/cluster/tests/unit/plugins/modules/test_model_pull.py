@@ -51,10 +51,11 @@ def test_pull(run_module, source, tmp_path):
 
 
 def test_who_was_left_out_is_a_warning(run_module, source, tmp_path):
-    gone = {sha256: "http://127.0.0.1:1/s3cret/" + sha256 for sha256 in source}
+    gone = {sha256: "https://127.0.0.1:1/s3cret/" + sha256 for sha256 in source}
     result = run_module(model_pull, store=str(tmp_path / "store"), manifest=MODEL.as_dict(), sources=[gone, source])
     assert result["changed"] is True
-    assert "s3cret" not in str(result.get("warnings"))
+    assert "127.0.0.1:1 was left out while one.bin came" in str(result["warnings"])
+    assert "s3cret" not in str(result["warnings"])
 
 
 @pytest.mark.parametrize(
