@@ -14,8 +14,8 @@ text of a ``1`` for each piece that was verified and a ``0`` for others; a file 
 
 It says ``READY=1`` once it listens, and then again and again, as ``STATUS``, a JSON object: ``port``, ``bytes`` (of all
 files), ``done``, ``complete`` (all verified), ``pieces`` (verified ones as bits, the first one highest, in hexadecimal
-digits), ``received`` and ``sent`` (bytes), ``peers`` (connected), ``banned`` (addresses that sent wrong bytes), and
-``error``.
+digits; none where they are too many to tell), ``received`` and ``sent`` (bytes), ``peers`` (connected), ``banned``
+(addresses that sent wrong bytes), and ``error``.
 
 Told to stop, it ends when what arrived has been written.
 """
@@ -79,6 +79,8 @@ FAST = {
 ALERTS = 1 | 2 | 8 | 64
 BLOCK = 16 << 10
 STATUS_SECONDS = 0.5
+# Longer messages systemd throws away (NOTIFY_BUFFER_MAX). Pieces of some 240 GiB fit.
+MESSAGE_BYTES = 4096
 IDLE = "nobody wants anything any more"
 RECONNECT_SECONDS = 2.0
 LISTEN_SECONDS = 10.0
@@ -97,6 +99,8 @@ class Engine:
         self.locks = [locked(path) for path in config["locks"]]
         self.peers = [split_address(peer) for peer in config["peers"]]
         self.banned: set[str] = set()
+        # By what libtorrent calls a file, what people call it.
+        self.paths: dict[str, str] = {}
         self.error = ""
         address = config["address"]
         listen = "[%s]:%d" % (address, config["port"]) if ":" in address else "%s:%d" % (address, config["port"])
@@ -135,6 +139,7 @@ class Engine:
                 continue
             name = storage.file_name(index)
             renamed[index] = reopened(self.config["files"][name])
+            self.paths[renamed[index]] = self.config["files"][name]
             bits = self.config["have"][name]
             if len(bits) != -(-storage.file_size(index) // piece):
                 raise ValueError("have: %s has other pieces" % name)
@@ -160,7 +165,7 @@ class Engine:
                 if isinstance(alert, self.library.listen_succeeded_alert):
                     return int(alert.port)
                 if isinstance(alert, self.library.listen_failed_alert):
-                    raise OSError("cannot listen: %s" % alert.message())
+                    raise OSError("cannot listen: %s; if the port is taken, try another one" % alert.message())
                 self.note(alert)
         raise OSError("does not listen on %s after %d s" % (self.config["address"], LISTEN_SECONDS))
 
@@ -172,8 +177,11 @@ class Engine:
                 say("%s sent wrong bytes and is not asked again" % address)
             self.banned.add(address)
         elif isinstance(alert, (self.library.file_error_alert, self.library.torrent_error_alert)):
-            self.error = str(alert.message())
-            say(self.error)
+            words = str(alert.message())
+            for name in sorted(self.paths, key=len, reverse=True):
+                words = words.replace(name, self.paths[name])
+            self.error = words
+            say(words)
 
     def run(self) -> str:
         """Work until told to stop, or nothing happens any more; return what to say at the end."""
@@ -199,7 +207,7 @@ class Engine:
                 "banned": sorted(self.banned),
                 "error": self.error,
             }
-            notify("STATUS=" + json.dumps(report))
+            notify(status_text(report))
             if self.error:
                 return self.error
             if now - moved_at > self.config["idle" if status.is_seeding else "stall"]:
@@ -233,9 +241,17 @@ def bits(values: list[bool]) -> str:
     return "".join("%x" % int(text[at : at + 4], 2) for at in range(0, len(text), 4))
 
 
+def status_text(report: dict[str, Any]) -> str:
+    """Return a report as a message that systemd takes."""
+    text = "STATUS=" + json.dumps(report)
+    return text if len(text) <= MESSAGE_BYTES else "STATUS=" + json.dumps(dict(report, pieces=""))
+
+
 def split_address(text: str) -> tuple[str, int]:
     """Return address and port of ``10.0.1.2:6881`` or ``[fd00::2]:6881``. Raises :class:`ValueError`."""
     address, _colon, port = text.rpartition(":")
+    if not 0 < int(port) < 1 << 16:
+        raise ValueError("%s is no port" % port)
     return str(ipaddress.ip_address(address.strip("[]"))), int(port)
 
 
@@ -291,7 +307,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     with open(sys.argv[1], encoding="utf-8") as stream:
         config = json.load(stream)
-    engine = Engine(config, importlib.import_module("libtorrent"))
+    try:
+        engine = Engine(config, importlib.import_module("libtorrent"))
+    except OSError as error:
+        raise SystemExit(str(error)) from error
     try:
         notify("READY=1")
         end = engine.run()

@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, NamedTuple
 
@@ -133,8 +134,10 @@ class SwarmStore:
         files.write_durably(self.torrent_path, data)
         for entry in files.listing(self.torrents):
             path = os.path.join(self.torrents, entry)
-            if time.time() - os.stat(path).st_mtime > TORRENT_SECONDS:
-                os.unlink(path)
+            # Another run may look after them, too.
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - os.stat(path).st_mtime > TORRENT_SECONDS:
+                    os.unlink(path)
 
     # Parts
 
@@ -154,6 +157,11 @@ class SwarmStore:
                 share.have[sha256] = "1" * len(content.pieces)
                 continue
             with self.store.transfer_lock(sha256, HOLDER, patience, self.progress.say):
+                if self.store.trusted(file):
+                    # Who held the lock has brought it.
+                    share.files[sha256] = self.store.blob(sha256)
+                    share.have[sha256] = "1" * len(content.pieces)
+                    continue
                 share.files[sha256] = part = self.store.part(sha256)
                 share.have[sha256] = self._part(part, file, content, piece)
                 if owner:
@@ -190,34 +198,42 @@ class SwarmStore:
         bits = unpack(pieces, sum(len(content.pieces) for content in contents.values()))
         if "1" not in bits:
             return
+        have: dict[str, str] = {}
         at = 0
         for sha256, content in contents.items():
-            have = bits[at : at + len(content.pieces)]
+            have[sha256] = bits[at : at + len(content.pieces)]
             at += len(content.pieces)
-            part = self.store.part(sha256)
-            if files.status(part) is None:
-                continue
+        for sha256, part in self._left():
+            content = contents[sha256]
             forget_marks(part)
             marks = PartMap(part, content.size)
             for index in range(len(marks.done)):
                 start, length = marks.span(index)
-                if "0" not in have[start // piece : (start + length - 1) // piece + 1]:
+                if "0" not in have[sha256][start // piece : (start + length - 1) // piece + 1]:
                     marks.finish(index)
             marks.sync()
             marks.close()
 
     def take_back(self) -> None:
         """Make the parts root's again, whoever wrote them."""
+        for _sha256, part in self._left():
+            _own(part)
+
+    def _left(self) -> Iterator[tuple[str, str]]:
+        """Go through the parts of this model, each with its lock held; those that another run is at are that run's."""
         for sha256 in self.blobs:
-            part = self.store.part(sha256)
-            if files.status(part) is not None:
-                _own(part)
+            with contextlib.suppress(StoreError), self.store.transfer_lock(sha256, HOLDER, 0.0, self.progress.say):
+                part = self.store.part(sha256)
+                if files.status(part) is not None:
+                    yield sha256, part
 
     def admit(self, file: File, close: Callable[[], object], patience: float, origin: str) -> None:
         """Make a blob of a part that is complete. ``close`` ends the engine if it keeps the part open for writing."""
         part = self.store.part(file.sha256)
         with self.store.transfer_lock(file.sha256, HOLDER, patience, self.progress.say):
             if self.store.trusted(file):
+                files.forget(part)
+                forget_marks(part)
                 return
             if files.status(part) is None:
                 raise StoreError("%s: its part is gone; run again" % file.name)

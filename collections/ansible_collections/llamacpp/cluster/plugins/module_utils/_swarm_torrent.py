@@ -3,8 +3,8 @@
 """Torrent files of version 2 (BEP 52) for blobs of the store: made and read with the standard library.
 
 Always the same bytes for the same blobs, so a torrent that was made once serves for every later run. Its files have the
-sha256 of their blob as name; the hashes inside are trees of SHA-256 over blocks of 16 KiB, so a wrong block is known
-as soon as it arrived, and so is who sent it.
+sha256 of their blob as name; the hashes inside are trees of SHA-256 over blocks of 16 KiB, so wrong bytes are known as
+soon as their piece is whole, and so is who sent them.
 """
 
 from __future__ import annotations

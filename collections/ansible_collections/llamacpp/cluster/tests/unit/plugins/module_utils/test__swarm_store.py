@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _swarm_store
 from ansible_collections.llamacpp.cluster.plugins.module_utils._pull_map import PartMap
 from ansible_collections.llamacpp.cluster.plugins.module_utils._store import Manifest, Store, StoreError
 from ansible_collections.llamacpp.cluster.plugins.module_utils._swarm_store import SwarmStore, closed
@@ -139,6 +140,28 @@ def test_another_run_brings_it_already(seed, taker):
         taker.prepare(data, None, 0.0)
 
 
+def test_another_run_brought_it_while_this_one_waited(seed, taker, monkeypatch):
+    data, before = seed.torrent(), taker.lacking()
+    monkeypatch.setattr(taker, "lacking", lambda: before)
+    bring(taker.store, "large.bin", LARGE)
+    share = taker.prepare(data, None, 1.0)
+    assert share.files[BIG.sha256] == taker.store.blob(BIG.sha256) and share.have[BIG.sha256] == "1" * 10
+    assert not os.path.exists(taker.store.part(BIG.sha256))
+    assert [os.path.basename(path) for path in share.locks] == [LITTLE.sha256 + ".lock"]
+
+
+def test_what_another_run_is_at_stays_that_runs(seed, taker):
+    data = seed.torrent()
+    taker.prepare(data, None, 1.0)
+    taker.keep(data)
+    with make_store_of(taker).transfer_lock(BIG.sha256, "another swarm", 1.0, print):
+        taker.take_back()
+        taker.leave("fff")
+    modes = [stat.S_IMODE(os.stat(taker.store.part(file.sha256)).st_mode) for file in (BIG, LITTLE)]
+    assert modes == [0o600, 0o644]
+    assert [os.path.exists(taker.store.part(file.sha256) + ".map") for file in (BIG, LITTLE)] == [False, True]
+
+
 def make_store_of(work):
     """Return the same store as somebody else sees it."""
     return Store(work.store.root, work.store.units, work.store.proc)
@@ -225,6 +248,14 @@ def test_torrents_of_long_ago_go(seed):
     assert os.listdir(seed.torrents) == [os.path.basename(seed.torrent_path)]
 
 
+def test_torrents_that_another_run_looks_after_meanwhile(seed, monkeypatch):
+    data = seed.torrent()
+    listing = _swarm_store.files.listing
+    monkeypatch.setattr(_swarm_store.files, "listing", lambda path: [*listing(path), ".new-of-another-run"])
+    seed.keep(data)
+    assert seed.kept() == data
+
+
 def test_a_torrent_of_something_else_is_refused(taker, tmp_path):
     other = SwarmStore(make_store(tmp_path / "other"), manifest_of("b", x=b"x"), QUIET)
     add(other.store, "b", x=b"x")
@@ -263,8 +294,10 @@ def test_an_engine_that_says_nonsense_leaves_nothing(seed, taker):
 def test_what_came_in_another_way_meanwhile(seed, taker):
     taker.prepare(seed.torrent(), None, 1.0)
     bring(taker.store, "large.bin", LARGE)
+    with open(taker.store.part(BIG.sha256), "wb"):
+        pass
     taker.admit(BIG, pytest.fail, 1.0, "a test")
-    assert taker.store.trusted(BIG)
+    assert taker.store.trusted(BIG) and not os.path.exists(taker.store.part(BIG.sha256))
 
 
 def test_links_change_a_blob_and_the_torrent_is_made_again(seed):
