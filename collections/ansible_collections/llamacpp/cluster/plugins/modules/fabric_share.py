@@ -47,9 +47,12 @@ options:
     elements: str
     default: []
   idle:
-    description: Seconds without a transfer after which it ends.
+    description:
+      - Seconds without a transfer after which it ends.
+      - In a run that works, peers may hash what they have or take other files first, for hours; such a run ends it
+        with O(state=stopped). This is for one that was killed.
     type: int
-    default: 300
+    default: 21600
   user:
     description: User that it runs as once files and port are open.
     type: str
@@ -92,47 +95,28 @@ unit:
   type: str
 """
 
-import inspect
 import ipaddress
-import json
 import os
 import pwd
 import re
 import secrets
 import sys
-import tempfile
 from urllib.parse import quote
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _share
+from ansible_collections.llamacpp.cluster.plugins.module_utils._transient import TransientUnit, UnitError
 
-LOG_LINES = "20"
-RUNTIME = "/run"
-# As narrow as systemd 239 (EL 8) and newer have in common. CAP_SETUID and CAP_SETGID to become the user, and
-# CAP_DAC_READ_SEARCH to open files of others; all three are gone with root.
-SANDBOX = (
+# To become the user, and to open files of others; all three are gone with root.
+PROPERTIES = (
     "CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_DAC_READ_SEARCH",
-    "NoNewPrivileges=yes",
-    "ProtectSystem=strict",
-    "ProtectHome=read-only",
-    "PrivateDevices=yes",
-    "ProtectKernelTunables=yes",
-    "ProtectKernelModules=yes",
-    "ProtectControlGroups=yes",
-    "RestrictNamespaces=yes",
-    "RestrictRealtime=yes",
     "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
-    "MemoryDenyWriteExecute=yes",
-    "LockPersonality=yes",
-    "SystemCallArchitectures=native",
-    "SystemCallFilter=@system-service",
-    "TasksMax=256",
 )
 
 
 class ShareError(Exception):
-    """The share cannot be started or stopped; the text says why and what to do."""
+    """The share cannot be started; the text says why and what to do."""
 
 
 class FabricShare:
@@ -141,26 +125,11 @@ class FabricShare:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.params = module.params
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", self.params["name"]):
-            raise ShareError("name = %r: write letters, digits and hyphens alone" % self.params["name"])
-        self.unit = "llamacpp-share-%s.service" % self.params["name"]
-
-    def active(self) -> bool:
-        """Whether the share runs."""
-        rc, _out, _err = self.module.run_command(["systemctl", "is-active", "--quiet", self.unit])
-        return rc == 0
+        self.unit = TransientUnit("share", self.params["name"], lambda argv: module.run_command(list(argv)))
 
     def stop(self) -> bool:
         """Stop the share; return whether it ran."""
-        active = self.active()
-        if not self.module.check_mode:
-            if active:
-                rc, _out, err = self.module.run_command(["systemctl", "stop", self.unit])
-                if rc != 0:
-                    raise ShareError("systemctl cannot stop %s: %s" % (self.unit, err.strip()))
-            # One that failed keeps its name until somebody says so.
-            self.module.run_command(["systemctl", "reset-failed", self.unit])
-        return active
+        return self.unit.said()[0] if self.module.check_mode else self.unit.stop()
 
     def check(self) -> dict[str, str]:
         """Return name -> path of the files. Raises :class:`ShareError` for what cannot be served."""
@@ -186,6 +155,8 @@ class FabricShare:
             raise ShareError("user = %s: this node has no such user" % self.params["user"]) from error
         if self.params["idle"] < 1:
             raise ShareError("idle = %d: write 1 or more" % self.params["idle"])
+        if not 0 <= self.params["port"] <= 65535:
+            raise ShareError("port = %d: write 1 to 65535, or 0 for any that is free" % self.params["port"])
         return files
 
     def start(self) -> tuple[list[str], int]:
@@ -196,44 +167,24 @@ class FabricShare:
         self.stop()
         secret = secrets.token_urlsafe(24)
         config = {
-            "address": self.params["address"],
-            "port": self.params["port"],
             "secret": secret,
             "files": files,
-            "peers": self.params["peers"],
-            "idle": self.params["idle"],
-            "user": self.params["user"],
+            # As they come in: an address of IPv6 can be written in many ways.
+            "peers": [str(ipaddress.ip_address(peer)) for peer in self.params["peers"]],
+            **{key: self.params[key] for key in ("address", "port", "idle", "user")},
         }
-        # Not on the command line, which every user of the node can read. Both are read before systemd-run returns.
-        with tempfile.TemporaryDirectory(prefix="llamacpp-share-", dir=RUNTIME) as work:
-            script, settings = os.path.join(work, "share.py"), os.path.join(work, "config.json")
-            for path, text in ((script, inspect.getsource(_share)), (settings, json.dumps(config))):
-                with open(path, "w", encoding="utf-8") as stream:
-                    stream.write(text)
-            self.run(script, settings)
+        description = "Files for the peers of this node (llamacpp.cluster)"
+        self.unit.launch(description, _share, config, sys.executable, PROPERTIES, secret=True)
         port = self.port()
         host = "[%s]" % self.params["address"] if ":" in self.params["address"] else self.params["address"]
         return ["http://%s:%d/%s/%s" % (host, port, secret, quote(name)) for name in files], port
 
-    def run(self, script: str, settings: str) -> None:
-        """Let systemd run the script, and wait until it listens."""
-        properties = ("Type=notify", "NotifyAccess=main", *SANDBOX)
-        argv = ["systemd-run", "--collect", "--quiet", "--unit", self.unit]
-        argv += ["--description", "Files for the peers of this node (llamacpp.cluster)"]
-        argv += [word for item in properties for word in ("--property", item)]
-        rc, _out, err = self.module.run_command([*argv, sys.executable, "-I", "-B", script, settings])
-        if rc != 0:
-            _rc, log, _err = self.module.run_command(
-                ["journalctl", "--unit", self.unit, "--lines", LOG_LINES, "--no-pager", "--output", "cat"]
-            )
-            raise ShareError("%s does not start: %s\n%s" % (self.unit, err.strip(), log.strip()))
-
     def port(self) -> int:
         """Return the port that the share says it listens on."""
-        _rc, out, _err = self.module.run_command(["systemctl", "show", "--property", "StatusText", self.unit])
-        found = re.search(r"StatusText=port (\d+)", out)
+        _active, text = self.unit.said()
+        found = re.fullmatch(r"port (\d+)", text)
         if not found:
-            raise ShareError("%s does not say its port: %s" % (self.unit, out.strip()))
+            raise ShareError("%s does not say its port: %s" % (self.unit.unit, text))
         return int(found.group(1))
 
 
@@ -247,7 +198,7 @@ def main() -> None:
             "address": {"type": "str"},
             "port": {"type": "int", "default": 0},
             "peers": {"type": "list", "elements": "str", "default": []},
-            "idle": {"type": "int", "default": 300},
+            "idle": {"type": "int", "default": 21600},
             "user": {"type": "str", "default": "nobody"},
         },
         required_if=[("state", "started", ("files", "address", "peers"))],
@@ -256,11 +207,11 @@ def main() -> None:
     try:
         share = FabricShare(module)
         if module.params["state"] == "stopped":
-            module.exit_json(changed=share.stop(), unit=share.unit)
+            module.exit_json(changed=share.stop(), unit=share.unit.unit)
         urls, port = share.start()
-    except (ShareError, OSError) as error:
+    except (ShareError, UnitError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=True, urls=urls, port=port, unit=share.unit)
+    module.exit_json(changed=True, urls=urls, port=port, unit=share.unit.unit)
 
 
 if __name__ == "__main__":

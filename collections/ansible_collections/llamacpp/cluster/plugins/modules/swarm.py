@@ -20,7 +20,7 @@ description:
     read), and gives the model its name. The unit goes on giving.
   - With O(state=stopped), ends the unit. What has arrived stays for the next run, also for one of
     M(llamacpp.cluster.model_pull).
-  - A peer that sends wrong bytes is found out with the first block of 16 KiB, and not asked again.
+  - Wrong bytes are found out by the piece, and who sent them is not asked again.
 options:
   name:
     description:
@@ -70,11 +70,14 @@ options:
     type: str
     default: nobody
   idle:
-    description: Seconds in which not a byte goes either way, after which an engine that has all ends by itself.
+    description:
+      - Seconds in which not a byte goes either way, after which an engine that has all ends by itself.
+      - In a run that works, others may hash for hours what they have, and such a run ends it with O(state=stopped).
+        This is for one that was killed.
     type: int
-    default: 600
+    default: 21600
   stall:
-    description: Seconds without a byte after which an engine that lacks something, and O(state=finished), give up.
+    description: Seconds without a byte after which O(state=finished) gives up, and then an engine that lacks something.
     type: int
     default: 120
   rate:
@@ -160,25 +163,26 @@ seconds:
 
 import base64
 import binascii
-import contextlib
 import ipaddress
 import pwd
-import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress, amount
 from ansible_collections.llamacpp.cluster.plugins.module_utils._pull_model import needed_bytes, own
-from ansible_collections.llamacpp.cluster.plugins.module_utils._store import Manifest, Store, StoreError
+from ansible_collections.llamacpp.cluster.plugins.module_utils._store import File, Manifest, Store, StoreError
 from ansible_collections.llamacpp.cluster.plugins.module_utils._swarm import split_address
 from ansible_collections.llamacpp.cluster.plugins.module_utils._swarm_store import SwarmStore
 from ansible_collections.llamacpp.cluster.plugins.module_utils._swarm_torrent import TorrentError
-from ansible_collections.llamacpp.cluster.plugins.module_utils._swarm_unit import SwarmUnit, UnitError
+from ansible_collections.llamacpp.cluster.plugins.module_utils._swarm_unit import SwarmUnit, addresses, number
+from ansible_collections.llamacpp.cluster.plugins.module_utils._transient import UnitError
 
 POLL_SECONDS = 0.5
+# An engine that gives up says nothing more of how far it is, so this module does it first.
+PATIENCE_SECONDS = 30
 ORIGIN = "the swarm (if it happens again, the torrent was made of wrong bytes: scrub the stores that give the model)"
 
 
@@ -189,8 +193,6 @@ class Swarm:
         self.module = module
         self.params = module.params
         self.progress = progress
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", self.params["name"]):
-            raise UnitError("name = %r: write letters, digits and hyphens alone" % self.params["name"])
         self.unit = SwarmUnit(self.params["name"], lambda argv: module.run_command(list(argv)))
         self.store = Store(self.params["store"])
 
@@ -214,16 +216,11 @@ class Swarm:
         if lacking and not self.params["torrent"]:
             raise UnitError("torrent: the model is not here, so give the torrent of a node that has it")
         if self.module.check_mode:
-            evicted = self._room(work, check=True)
-            return {"changed": bool(lacking), "torrent": "", "evicted": evicted}
+            return {"changed": True, "torrent": "", "evicted": self._room(work, lacking, check=True)}
+        data = self._given(work) if lacking else b""
         self.unit.stop()
-        evicted = self._room(work, check=False)
+        evicted = self._room(work, lacking, check=False)
         if lacking:
-            try:
-                data = base64.b64decode(self.params["torrent"], validate=True)
-                work.check(data)
-            except (binascii.Error, TorrentError) as error:
-                raise UnitError("torrent: %s; take that of a node that has the model" % error) from error
             work.keep(data)
         else:
             data = work.torrent()
@@ -233,15 +230,25 @@ class Swarm:
             "files": share.files,
             "have": share.have,
             "locks": share.locks,
-            **{key: self.params[key] for key in ("address", "port", "peers", "idle", "stall", "rate")},
+            **{key: self.params[key] for key in ("address", "port", "peers", "idle", "rate")},
+            "stall": self.params["stall"] + PATIENCE_SECONDS,
         }
-        writable = [share.files[file.sha256] for file in lacking if file.bytes]
+        writable = [path for sha256, path in share.files.items() if path == self.store.part(sha256)]
         self.unit.start(config, self.params["python"], self.params["user"], writable)
         return {"changed": True, "torrent": base64.b64encode(data).decode(), "evicted": evicted}
 
-    def _room(self, work: SwarmStore, check: bool) -> list[str]:
+    def _given(self, work: SwarmStore) -> bytes:
+        """Return the torrent of another node. Raises :class:`UnitError` when it is none of this model."""
+        try:
+            data = base64.b64decode(self.params["torrent"], validate=True)
+            work.check(data)
+        except (binascii.Error, TorrentError) as error:
+            raise UnitError("torrent: %s; take that of a node that has the model" % error) from error
+        return data
+
+    def _room(self, work: SwarmStore, lacking: Sequence[File], check: bool) -> list[str]:
         keep = [*self.params["keep"], work.manifest.name]
-        return self.store.room(needed_bytes(self.store, work.lacking()), self.params["quota"], keep, check)
+        return self.store.room(needed_bytes(self.store, lacking), self.params["quota"], keep, check) if lacking else []
 
     def _check(self) -> tuple[int, int] | None:
         """Return whom parts belong to. Raises :class:`UnitError` for options that cannot be."""
@@ -257,6 +264,8 @@ class Swarm:
         for option, least in (("idle", 1), ("stall", 1), ("port", 1), ("rate", 0)):
             if self.params[option] < least:
                 raise UnitError("%s = %d: write %d or more" % (option, self.params[option], least))
+        if self.params["port"] > 65535:
+            raise UnitError("port = %d: write 1 to 65535" % self.params["port"])
         if not self.params["user"]:
             return None
         try:
@@ -285,32 +294,39 @@ class Swarm:
         """Wait for the engine; return how many bytes it got over the network. Raises :class:`UnitError`."""
         moved, moved_at, first = -1, started, None
         banned: set[str] = set()
+        report: Mapping[str, Any] = {}
         while True:
             status = self.unit.status()
-            report, now = status.report, time.monotonic()
-            done, total = _number(report, "done"), _number(report, "bytes")
-            for address in sorted(_addresses(report, "banned") - banned):
+            # One that has ended says nothing any more.
+            report, now = status.report or report, time.monotonic()
+            done, total = number(report, "done"), number(report, "bytes")
+            for address in sorted(addresses(report, "banned") - banned):
                 self.module.warn("%s sent wrong bytes: scrub the store there" % address)
-            banned |= _addresses(report, "banned")
+            banned |= addresses(report, "banned")
             if report.get("complete"):
-                return _number(report, "received")
-            if not status.active or report.get("error"):
-                raise UnitError(self._broken(done, total, str(report.get("error") or self.unit.log())))
+                return number(report, "received")
+            if report.get("error"):
+                raise UnitError(self._broken(report, str(report["error"]), "mend that"))
+            if not status.active:
+                raise UnitError(self._broken(report, self.unit.log(), "mend that, or see that a node gives it"))
             if done != moved:
                 moved, moved_at = done, now
             if now - moved_at > self.params["stall"]:
-                raise UnitError(self._broken(done, total, "nothing came for %d s" % self.params["stall"]))
+                why = "nothing came for %d s from %d peers" % (self.params["stall"], number(report, "peers"))
+                remedy = "see that a node that has the model gives it, and that no packet filter is between"
+                raise UnitError(self._broken(report, why, remedy))
             first = done if first is None and total else first
             if total:
                 text = amount(done - (first or 0), total - (first or 0), started, now)
-                self.progress.say("swarm of %d peers: %s" % (_number(report, "peers"), text))
+                self.progress.say("swarm of %d peers: %s" % (number(report, "peers"), text))
             time.sleep(POLL_SECONDS)
 
-    def _broken(self, done: int, total: int, why: str) -> str:
-        return (
-            "%s: %d of %d bytes are here, and the rest does not come: %s; see that a node that has the model gives"
-            " it, and run again: it goes on" % (self.unit.unit, done, total, why)
-        )
+    def _broken(self, report: Mapping[str, Any], why: str, remedy: str) -> str:
+        here = "it does not run"
+        if number(report, "bytes"):
+            figures = number(report, "done"), number(report, "bytes")
+            here = "%d of %d bytes are here, and the rest does not come" % figures
+        return "%s: %s: %s; %s, and run again: it goes on" % (self.unit.unit, here, why, remedy)
 
     def stop(self) -> bool:
         """End the engine; what it has written stays useful."""
@@ -324,23 +340,6 @@ class Swarm:
             if work.lacking() and status.report.get("pieces"):
                 work.leave(status.report["pieces"])
         return stopped
-
-
-# The engine talks to the network, so what it says is not trusted to be what it should be.
-
-
-def _number(report: Mapping[str, Any], key: str) -> int:
-    value = report.get(key)
-    return value if isinstance(value, int) else 0
-
-
-def _addresses(report: Mapping[str, Any], key: str) -> set[str]:
-    found = set()
-    values = report.get(key)
-    for value in values if isinstance(values, list) else []:
-        with contextlib.suppress(ValueError):
-            found.add(str(ipaddress.ip_address(value)))
-    return found
 
 
 def main() -> None:
@@ -358,7 +357,7 @@ def main() -> None:
             "peers": {"type": "list", "elements": "str", "default": []},
             "python": {"type": "path"},
             "user": {"type": "str", "default": "nobody"},
-            "idle": {"type": "int", "default": 600},
+            "idle": {"type": "int", "default": 21600},
             "stall": {"type": "int", "default": 120},
             "rate": {"type": "int", "default": 0},
             "quota": {"type": "int", "default": 0},

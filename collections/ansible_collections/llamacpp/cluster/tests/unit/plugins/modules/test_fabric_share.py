@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
 import urllib.error
@@ -12,6 +13,7 @@ import urllib.request
 
 import pytest
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _transient
 from ansible_collections.llamacpp.cluster.plugins.modules import fabric_share
 
 # Starts what is behind the options in the background, waits until it says that it is ready, and keeps what it said.
@@ -33,7 +35,7 @@ while process.poll() is None:
         said = listening.recv(1000).decode()
     except OSError:
         continue
-    (state / "status").write_text(re.search("STATUS=(.*)", said).group(1))
+    (state / "status").write_text("StatusText=" + re.search("STATUS=(.*)", said).group(1))
     (state / "pid").write_text(str(process.pid))
     sys.exit(0)
 sys.exit("Job failed")
@@ -42,10 +44,9 @@ SYSTEMCTL = """#!/bin/sh
 # A stand-in for systemctl.
 cd @STATE@
 case "$1" in
-is-active) test -e pid ;;
 stop) kill "$(cat pid)"; rm pid status ;;
 reset-failed) ;;
-show) echo "StatusText=$(cat status)" ;;
+show) if test -e pid; then echo "ActiveState=active"; cat status; else echo "ActiveState=inactive"; fi ;;
 esac
 """
 JOURNALCTL = """#!/bin/sh
@@ -66,7 +67,7 @@ def state(tmp_path, monkeypatch):
         (binaries / name).chmod(0o755)
     monkeypatch.setenv("PATH", "%s:%s" % (binaries, os.environ["PATH"]))
     # /run is root's.
-    monkeypatch.setattr(fabric_share, "RUNTIME", str(tmp_path))
+    monkeypatch.setattr(_transient, "RUNTIME", str(tmp_path))
     yield state
     if (state / "pid").exists():
         os.kill(int((state / "pid").read_text()), 15)
@@ -121,6 +122,15 @@ def test_a_second_start_replaces_the_first(run_module, state, given):
         get(first[0])
 
 
+def test_a_peer_of_ipv6_however_it_is_written(run_module, state, given):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    result = run_module(fabric_share, **dict(given, address="::1", peers=["0:0:0:0:0:0:0:1"]))
+    assert get(result["urls"][0]) == "this is one"
+
+
 def test_check_mode(run_module, state, given):
     result = run_module(fabric_share, check=True, **dict(given, files=["/not/built/yet"]))
     assert (result["changed"], result["urls"]) == (True, [])
@@ -140,6 +150,7 @@ def test_check_mode(run_module, state, given):
         ({"user": "no-such-user"}, "no such user"),
         ({"name": "a/b"}, "write letters"),
         ({"idle": 0}, "write 1 or more"),
+        ({"port": 65536}, "port = 65536: write 1 to 65535"),
         ({"address": "192.0.2.1"}, "Cannot assign requested address"),
     ],
 )

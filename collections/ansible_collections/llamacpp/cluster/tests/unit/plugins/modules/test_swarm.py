@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils import _swarm_unit
+from ansible_collections.llamacpp.cluster.plugins.module_utils import _swarm_unit, _transient
 from ansible_collections.llamacpp.cluster.plugins.module_utils._store import Store
 from ansible_collections.llamacpp.cluster.plugins.modules import model_pull, swarm
 from ansible_collections.llamacpp.cluster.tests.unit.store_builder import add, manifest_of, spoil
@@ -91,7 +91,7 @@ def state(tmp_path, monkeypatch):
         (binaries / name).write_text(text.replace("@PYTHON@", sys.executable).replace("@STATE@", str(state)))
         (binaries / name).chmod(0o755)
     monkeypatch.setenv("PATH", "%s:%s" % (binaries, os.environ["PATH"]))
-    monkeypatch.setattr(_swarm_unit, "RUNTIME", str(tmp_path))
+    monkeypatch.setattr(_transient, "RUNTIME", str(tmp_path))
     monkeypatch.setattr(swarm, "POLL_SECONDS", 0.1)
     yield state
     for pid in state.rglob("pid"):
@@ -268,7 +268,46 @@ def test_an_engine_that_ended(node, seed, state, tmp_path):
     node(2, "started", torrent=torrent)
     node(2, "stopped")
     broken = node(2, "finished")
-    assert broken["failed"] and "llamacpp-swarm-n2.service: 0 of 0 bytes are here" in broken["msg"]
+    assert broken["failed"] and "llamacpp-swarm-n2.service: it does not run" in broken["msg"]
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        (_swarm_unit.Status(False, {}), "mend that, or see that a node gives it"),
+        (_swarm_unit.Status(True, {"bytes": 9, "done": 5, "error": "x.part: it is full"}), "x.part: it is full; mend"),
+    ],
+)
+def test_an_engine_that_ends_meanwhile(node, seed, state, monkeypatch, last, words):
+    said = [_swarm_unit.Status(True, {"bytes": 9, "done": 5}), last]
+    monkeypatch.setattr(_swarm_unit.SwarmUnit, "status", lambda self: said.pop(0))
+    broken = node(2, "finished")
+    assert broken["failed"] and "5 of 9 bytes are here" in broken["msg"] and words in broken["msg"]
+
+
+def test_no_peer_is_there(node, seed, state):
+    torrent = seed()["torrent"]
+    node(1, "stopped")
+    node(2, "started", torrent=torrent)
+    broken = node(2, "finished", stall=2)
+    assert broken["failed"] and "nothing came for 2 s from 0 peers" in broken["msg"]
+    assert "packet filter" in broken["msg"]
+
+
+def test_a_quota_that_is_too_small(node, seed, state):
+    result = node(2, "started", torrent=seed()["torrent"], quota=1)
+    assert result["failed"] and "raise llamacpp_models_quota" in result["msg"]
+
+
+def test_who_needs_nothing_needs_no_room(node, seed, state):
+    assert seed(quota=1)["evicted"] == []
+
+
+def test_nothing_makes_room_for_a_torrent_that_is_none(node, state, tmp_path):
+    store = Store(str(tmp_path / "2"))
+    add(store, "other", large=bytes(1_000_000))
+    assert node(2, "started", torrent="ZGU=", quota=len(DATA) + 10_000)["failed"]
+    assert store.names() == ["other"]
 
 
 def test_nobody_has_it(node, state, tmp_path):
@@ -277,7 +316,7 @@ def test_nobody_has_it(node, state, tmp_path):
 
 
 def test_check_mode(node, seed, state, tmp_path):
-    assert seed(check=True)["changed"] is False
+    assert seed(check=True)["changed"] is True
     result = node(2, "started", check=True, torrent="x")
     assert (result["changed"], result["torrent"]) == (True, "")
     assert not (tmp_path / "2").exists() and not list(state.iterdir())
@@ -297,7 +336,8 @@ def test_check_mode(node, seed, state, tmp_path):
         ({"idle": 0}, "idle = 0: write 1 or more"),
         ({"torrent": "%%%"}, "torrent: "),
         ({"torrent": "ZGU="}, "take that of a node that has the model"),
-        ({"quota": 1}, "raise llamacpp_models_quota"),
+        ({"port": 65536}, "port = 65536: write 1 to 65535"),
+        ({"peers": ["10.0.1.2:65536"]}, "peers: '10.0.1.2:65536': write ADDRESS:PORT"),
         ({"manifest": dict(MODEL.as_dict(), name="../../etc/passwd")}, "name = '../../etc/passwd'"),
     ],
 )
