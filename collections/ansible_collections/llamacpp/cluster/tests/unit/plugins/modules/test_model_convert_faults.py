@@ -107,7 +107,7 @@ def background(arguments, tmp_path):
         given = {"ANSIBLE_MODULE_ARGS": {**arguments, **others}}
         path = tmp_path / ("arguments-%d.json" % len(started))
         path.write_text(json.dumps(given))
-        root = model_convert.__file__.split("/ansible_collections/")[0]
+        root = model_convert.__file__.partition("/ansible_collections/")[0]
         with open(tmp_path / ("said-%d" % len(started)), "w") as said:
             process = subprocess.Popen(
                 [sys.executable, model_convert.__file__, str(path)],
@@ -200,7 +200,7 @@ def test_a_full_disk(arguments, tmp_path):
     )
     if probe.returncode:
         pytest.skip("a mount in a name space of its own is not permitted here")
-    root = model_convert.__file__.split("/ansible_collections/")[0]
+    root = model_convert.__file__.partition("/ansible_collections/")[0]
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", mount],
         env=dict(os.environ, PYTHONPATH=root),
