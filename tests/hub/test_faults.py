@@ -68,6 +68,30 @@ def test_cut_again_and_again(fetch: Run, hub: SimulatedHub, toys: Path, store: P
     assert len(hub.gets()) == 11
 
 
+def test_cut_in_a_small_file(fetch: Run, hub: SimulatedHub, toys: Path, store: Path) -> None:
+    hub.fault("cut", path="resolve-cache/.*config.json", at=10)
+    assert fetch(quant="Q4_K_M", beside=["config.json"])["changed"] is True
+    hub.fault("gone", path="resolve-cache/.*config.json", at=10)
+    first = fetch(quant="Q8_0", beside=["config.json"], store=str(store) + "2")
+    assert first["failed"] and "config.json: " in first["msg"] and "run again to go on" in first["msg"]
+    assert not Path(str(store) + "2", "names").exists()
+    hub.heal()
+    assert fetch(quant="Q8_0", beside=["config.json"], store=str(store) + "2")["changed"] is True
+    for where, name in ((store, NAME), (Path(str(store) + "2"), REPO + "/Q8_0")):
+        assert named(where, name)["config.json"] == sha256(toys / "config.json")
+
+
+def test_an_address_of_the_storage_that_has_ended(fetch: Run, hub: SimulatedHub, toys: Path, store: Path) -> None:
+    hub.fault("status", path="/cdn/", status=403, times=0)
+    refused = fetch(quant="Q4_K_M")
+    assert refused["failed"] and f"127.0.0.1:{hub.cdn_port}, where the hub sends us, says 403" in refused["msg"]
+    hub.heal()
+    # The client asks the same address again, whose signature is too old by now; the hub gives another one.
+    hub.fault("status", path="/cdn/", status=403, times=2)
+    assert fetch(quant="Q4_K_M")["changed"] is True
+    assert is_whole(toys, store)
+
+
 def test_a_hub_that_goes_away_half_way(fetch: Run, hub: SimulatedHub, toys: Path, store: Path) -> None:
     hub.fault("gone", at=150_000)
     first = fetch(quant="Q4_K_M")
@@ -129,6 +153,15 @@ def test_wrong_bytes(fetch: Run, hub: SimulatedHub, toys: Path, store: Path, at:
     assert is_whole(toys, store)
 
 
+def test_wrong_bytes_again_and_again(fetch: Run, hub: SimulatedHub, toys: Path, store: Path) -> None:
+    hub.fault("flip", at=130_000, times=2)
+    for _number in range(2):
+        assert f"instead of {sha256(toys / FILE)}: run again" in fetch(quant="Q4_K_M")["msg"]
+        assert not (store / "names").exists() and not list((store / "incoming").glob("*.part"))
+    assert fetch(quant="Q4_K_M")["changed"] is True
+    assert is_whole(toys, store)
+
+
 def test_wrong_bytes_in_a_small_file(fetch: Run, hub: SimulatedHub, store: Path) -> None:
     hub.fault("flip", path="config.json", at=3)
     answer = fetch(quant="Q4_K_M", beside=["config.json"])
@@ -165,6 +198,18 @@ def test_a_part_of_something_longer(fetch: Run, hub: SimulatedHub, toys: Path, s
     part = part_of(toys, store)
     part.parent.mkdir(parents=True)
     part.write_bytes(bytes(300_000))
+    assert fetch(quant="Q4_K_M")["changed"] is True
+    assert is_whole(toys, store)
+
+
+def test_a_part_with_holes(fetch: Run, hub: SimulatedHub, toys: Path, store: Path) -> None:
+    """A swarm or a pull that was killed has left it; of what is there, the beginning is not known."""
+    part = part_of(toys, store)
+    part.parent.mkdir(parents=True)
+    with part.open("wb") as stream:
+        os.truncate(part, (toys / FILE).stat().st_size)
+        stream.seek(131072)
+        stream.write((toys / FILE).read_bytes()[131072:196608])
     assert fetch(quant="Q4_K_M")["changed"] is True
     assert is_whole(toys, store)
 
@@ -277,6 +322,19 @@ def test_a_quota_lets_the_least_recently_used_go(fetch: Run, hub: SimulatedHub, 
     refused = fetch(repo="owner/other", quant="Q4_K_M", quota=quota, keep=[NAME, REPO + "/Q8_0"])
     assert refused["failed"] and "llamacpp_models_quota" in refused["msg"]
     assert sorted(Store(str(store)).names()) == [NAME, REPO + "/Q8_0"]
+
+
+def test_what_both_have_stays_when_one_goes_for_the_other(
+    fetch: Run, hub: SimulatedHub, toys: Path, store: Path
+) -> None:
+    fetch(quant="Q4_K_M", beside=["mmproj"])
+    sizes = [(toys / name).stat().st_size for name in ("toy-Q8_0.gguf", "mmproj-toy-f16.gguf")]
+    given = {"quant": "Q8_0", "beside": ["mmproj"], "quota": sum(sizes)}
+    assert fetch(check=True, **given)["evicted"] == [NAME]
+    answer = fetch(**given)
+    assert (answer["changed"], answer["evicted"]) == (True, [NAME])
+    assert named(store, answer["name"])["mmproj-toy-f16.gguf"] == sha256(toys / "mmproj-toy-f16.gguf")
+    assert len([asked for asked in hub.gets() if "mmproj" in asked.path]) == 1
 
 
 def make(where: Path, seed: int, kib: int) -> Path:

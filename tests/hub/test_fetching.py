@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from hub_toys import REPO, Run, named, sha256
+from hub_toys import COLLECTIONS, REPO, Run, named, sha256
 from simulated_hub import SimulatedHub
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _fetch_hub
@@ -65,6 +68,24 @@ def test_a_branch_of_a_hub_that_is_gone(fetch: Run, hub: SimulatedHub) -> None:
     refused = fetch(quant="Q4_K_M")
     assert refused["failed"] and "cannot be reached" in refused["msg"]
     hub.start()
+
+
+def test_a_checksum_is_that_of_the_model_alone(fetch: Run, hub: SimulatedHub, toys: Path) -> None:
+    given = {"quant": "Q8_0", "beside": ["mmproj"], "sha256": sha256(toys / "toy-Q8_0.gguf")}
+    commit = fetch(**given)["commit"]
+    hub.stop()
+    again = fetch(**given, revision=commit)
+    assert (again["changed"], again["commit"]) == (False, commit)
+    hub.start()
+
+
+def test_a_run_with_nothing_to_bring_notes_that_a_model_is_wanted(fetch: Run, store: Path) -> None:
+    name = fetch(quant="Q8_0")["name"]
+    os.utime(store / f"manifests/{name}.json", (1, 1))
+    assert fetch(check=True, quant="Q8_0")["changed"] is False
+    assert Store(str(store)).last_used(name) == 1
+    assert fetch(quant="Q8_0")["changed"] is False
+    assert Store(str(store)).last_used(name) > time.time() - 60
 
 
 def test_shards_in_a_folder_come_whole(fetch: Run, store: Path) -> None:
@@ -124,7 +145,9 @@ def test_check_mode_says_what_would_come(fetch: Run, hub: SimulatedHub, toys: Pa
     did = fetch(quant="Q4_K_M")
     assert dict(did["manifest"], created="") == dict(would["manifest"], created="")
     assert fetch(check=True, quant="Q4_K_M")["changed"] is False
-    assert fetch(check=True, state="absent", name=did["name"])["changed"] is True
+    gone = fetch(check=True, state="absent", name=did["name"])
+    assert (gone["changed"], gone["freed_bytes"]) == (True, did["fetched_bytes"])
+    assert "name = '../x'" in fetch(check=True, state="absent", name="../x")["msg"]
     assert named(store, did["name"])
 
 
@@ -184,6 +207,41 @@ def test_ways_to_give_a_token(
     assert [asked.token for asked in hub.gets("cdn")] == [False] * len(hub.gets("cdn"))
 
 
+def test_the_terminal_never_shows_a_token(hub: SimulatedHub, store: Path, tmp_path: Path) -> None:
+    """With -vvv, and whether the hub takes it or not; given as the role models gives it."""
+    right, wrong = "hf_a_rather_secret_token", "hf_one_that_is_wrong"
+    hub.repos[REPO].gated = right
+    common = {"repo": REPO, "quant": "Q8_0", "store": str(store), "endpoint": hub.url}
+    tasks: list[dict[str, object]] = []
+    for name, secret in (("wrong", wrong), ("right", right)):
+        (tmp_path / name).write_text(secret + "\n")
+        token = "{{ lookup('ansible.builtin.file', '%s') | trim }}" % (tmp_path / name)
+        tasks.append({"llamacpp.cluster.model": {**common, "token": token}, "ignore_errors": name == "wrong"})
+    play = {"hosts": "localhost", "gather_facts": False, "connection": "local", "tasks": tasks}
+    (tmp_path / "ansible.cfg").write_text("[defaults]\n")
+    (tmp_path / "play.yml").write_text(json.dumps([{**play, "vars": {"ansible_python_interpreter": sys.executable}}]))
+    environment = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+        "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+        "ANSIBLE_HOME": str(tmp_path / "ansible"),
+        "ANSIBLE_ASYNC_DIR": str(tmp_path / "async"),
+    }
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-vvv", "-i", "localhost,", tmp_path / "play.yml"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "the owner of this token may not have it yet" in said and '"token": "VALUE_SPECIFIED_IN_NO_LOG' in said
+    assert right not in said and wrong not in said
+    assert named(store, REPO + "/Q8_0")
+
+
 def test_a_token_file_without_a_token(fetch: Run, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("\n")
     assert "it has no token" in fetch(quant="Q8_0", token_file=str(tmp_path / "token"))["msg"]
@@ -195,6 +253,31 @@ def test_a_private_repository(fetch: Run, hub: SimulatedHub) -> None:
     assert "no such repository, or it is private and needs a token" in fetch(quant="Q8_0")["msg"]
     assert "or this token may not see it" in fetch(quant="Q8_0", token="hf_wrong")["msg"]
     assert fetch(quant="Q8_0", token="hf_right")["changed"] is True
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code", "token", "says"),
+    [
+        ("/revision/", 401, "", "hf_old", "the hub says 401: the token is wrong or expired"),
+        ("/revision/", 403, "", "hf_narrow", "the hub says 403: this token may not read it"),
+        ("/resolve/", 403, "GatedRepo", "hf_new", "the owner of this token may not have it yet"),
+        ("/resolve/", 401, "GatedRepo", None, "it is gated: accept the conditions on "),
+        ("/resolve/", 404, "EntryNotFound", None, "toy-Q8_0.gguf: the hub does not have it any more; run again"),
+        ("/tree/", 404, "RevisionNotFound", None, "it has no revision "),
+        ("/tree/", 404, "RepoNotFound", "hf_new", "no such repository, or this token may not see it"),
+    ],
+)
+def test_each_refusal_has_its_own_words(
+    fetch: Run, hub: SimulatedHub, store: Path, path: str, status: int, code: str, token: str | None, says: str
+) -> None:
+    # By these words the client tells a token that is wrong from a repository that is not there.
+    headers = {"X-Error-Code": code, "X-Error-Message": "Invalid credentials in Authorization header"}
+    hub.fault("status", path=path, status=status, method="", headers=headers, times=0)
+    answer = fetch(quant="Q8_0", token=token)
+    assert answer["failed"] and says in answer["msg"]
+    assert not (store / "names").exists()
+    hub.heal()
+    assert fetch(quant="Q8_0")["changed"] is True
 
 
 # What is not there

@@ -50,6 +50,27 @@ def test_signatures_of_addresses_are_not_kept(fetch: Run, hub: SimulatedHub, toy
     assert not [path for path in store.rglob("*.json") if "secret" in path.read_text()]
 
 
+def test_a_query_may_say_which_file_is_meant(fetch: Run, hub: SimulatedHub, toys: Path) -> None:
+    first = fetch(urls=[address(hub, FILE) + "?version=1"])
+    assert fetch(urls=[address(hub, FILE) + "?version=1"])["changed"] is False
+    other = (toys / FILE).read_bytes()[:-1] + b"!"
+    hub.add(REPO, {FILE: other})
+    second = fetch(urls=[address(hub, FILE) + "?version=2"])
+    assert (first["name"], second["changed"]) == (second["name"], True)
+    assert second["manifest"]["files"][0]["sha256"] == hashlib.sha256(other).hexdigest()
+    hub.stop()
+    kept = fetch(urls=[address(hub, FILE) + "?version=2"])
+    assert kept["changed"] is False and "the model that is here is kept" in str(kept["warnings"])
+    hub.start()
+
+
+def test_files_that_are_no_model(fetch: Run, hub: SimulatedHub, toys: Path) -> None:
+    urls = [address(hub, name) for name in ("config.json", "mmproj-toy-f16.gguf")]
+    assert "none of these files is a model" in fetch(urls=urls, sha256="0" * 64)["msg"]
+    paths = [str(toys / name) for name in ("config.json", "mmproj-toy-f16.gguf")]
+    assert "none of these files is a model" in fetch(paths=paths)["msg"]
+
+
 def test_shards_and_pieces_at_addresses(fetch: Run, hub: SimulatedHub, toys: Path, store: Path) -> None:
     shards = sorted(path.name for path in (toys / "UD-Q2_K_XL").iterdir())
     answer = fetch(urls=[address(hub, "UD-Q2_K_XL/" + name) for name in reversed(shards)])
@@ -158,8 +179,19 @@ def test_a_file_that_stays_where_it_is(fetch: Run, toys: Path, store: Path) -> N
     assert os.readlink(answer["file"]) == str(toys / FILE)
     assert not (store / "blobs").exists()
     assert fetch(paths=[str(toys / FILE)], external=True, name="outside")["changed"] is False
+    assert fetch(check=True, paths=[str(toys / FILE)], name="outside")["changed"] is True
     held = fetch(paths=[str(toys / FILE)], name="outside")
     assert held["changed"] is True and not os.path.islink(held["file"])
+
+
+def test_a_copy_that_does_not_fit(fetch: Run, toys: Path, tmp_path: Path) -> None:
+    fetch(paths=[str(toys / "toy-Q8_0.gguf")])
+    (tmp_path / "m.gguf").write_bytes((toys / FILE).read_bytes())
+    (tmp_path / "m.gguf").chmod(0o666)  # Somebody else may change it, so it is copied.
+    given = {"paths": [str(tmp_path / "m.gguf")], "quota": 300_000}
+    assert fetch(check=True, **given)["evicted"] == fetch(**given)["evicted"] == ["toy-Q8_0"]
+    for check in (True, False):
+        assert "raise llamacpp_models_quota" in fetch(check=check, name="more", **{**given, "quota": 1000})["msg"]
 
 
 def test_pieces_on_the_disk_are_joined(fetch: Run, toys: Path, store: Path) -> None:

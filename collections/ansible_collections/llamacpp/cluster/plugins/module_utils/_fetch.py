@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple
+from urllib.parse import urlsplit
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_choice import (
     Checksums,
@@ -41,7 +43,13 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._hub import DEFAU
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model_name import name_of_file
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
 from ansible_collections.llamacpp.cluster.plugins.module_utils._split import check_set
-from ansible_collections.llamacpp.cluster.plugins.module_utils._store import File, Manifest, Store, check_file
+from ansible_collections.llamacpp.cluster.plugins.module_utils._store import (
+    File,
+    Manifest,
+    Store,
+    check_file,
+    check_name,
+)
 
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 # What of a manifest's source says which files are meant; with the commit, it says which bytes.
@@ -103,7 +111,7 @@ class Fetch:
         if _COMMIT.match(revision):
             found = self._settled(meant, "commit", revision, name, checksums)
             if found:
-                return Outcome(found.name, found, False, commit=revision)
+                return self._kept(found, commit=revision)
         client = hub()
         self.progress.say("asking %s for %s" % (client.endpoint, repo), now=True)
         try:
@@ -114,10 +122,10 @@ class Fetch:
                 raise
             kept = str(found.source.get("commit"))
             words = "%s: %s; the model that is here is kept (commit %s)" % (found.name, error, kept)
-            return Outcome(found.name, found, False, commit=kept, warnings=(words,))
+            return self._kept(found, words, kept)
         found = self._settled(meant, "commit", commit, name, checksums)
         if found:
-            return Outcome(found.name, found, False, commit=commit)
+            return self._kept(found, commit=commit)
         files = ask(lambda: client.files(repo, commit), self.progress, self.sleep)
         wanted = choose(repo, files, selection, checksums)
         record = dict(meant, revision=revision, commit=commit)
@@ -130,10 +138,16 @@ class Fetch:
         """Bring a model from plain addresses: the files of one set, or pieces of one file."""
         record = {"urls": [shown(url) for url in urls]}
         found = self._settled(record, "urls", record["urls"], name, checksums)
-        if found:
-            return Outcome(found.name, found, False)
-        source = UrlSource(client)
-        wanted = gather(urls, source.look, checksums)
+        # What is kept of an address has no query, which may be a signature, but may also say which file is meant.
+        if found and (checksums or not any(urlsplit(url).query for url in urls)):
+            return self._kept(found)
+        source = UrlSource(client, bool(checksums))
+        try:
+            wanted = gather(urls, source.look, checksums)
+        except FetchError as error:
+            if found is None:
+                raise
+            return self._kept(found, "%s: %s; the model that is here is kept" % (found.name, error))
         outcome = self._bring(name or name_of_file(wanted[0].name), wanted, source, record)
         return outcome._replace(warnings=tuple(self._unsaid(outcome, wanted)))
 
@@ -151,7 +165,7 @@ class Fetch:
             found = self._settled(record, "paths", record["paths"], name, checksums)
             if found is None:
                 raise
-            return Outcome(found.name, found, False, warnings=("%s: %s" % (found.name, error),))
+            return self._kept(found, "%s: %s; the model that is here is kept" % (found.name, error))
         called = name or name_of_file(wanted[0].name)
         if in_pieces(paths):
             if external:
@@ -160,10 +174,10 @@ class Fetch:
         return self._adopt(called, {name_of(path): path for path in paths}, wanted, record, external)
 
     def remove(self, name: str) -> tuple[bool, int]:
-        """Take a name away, and what nobody else names; return whether it was there, and the bytes that this freed."""
-        there = name in self.store.names()
+        """Take a name away, and what nobody else names; return whether it was there, and the bytes that this frees."""
+        there = check_name(name) in self.store.names()
         if self.check:
-            return there, 0
+            return there, self.store.own_bytes([name]) if there else 0
         freed = self.store.remove(name)
         return there or freed > 0, freed
 
@@ -182,6 +196,13 @@ class Fetch:
             ):
                 return manifest
         return None
+
+    def _kept(self, manifest: Manifest, warning: str = "", commit: str = "") -> Outcome:
+        """Return that a model is here already, and note that it is still wanted."""
+        # Who cannot write there may still ask whether all is in its place.
+        with contextlib.suppress(OSError):
+            self.store.note_still_used([manifest.name], self.check)
+        return Outcome(manifest.name, manifest, False, commit=commit, warnings=(warning,) if warning else ())
 
     def _bring(self, name: str, wanted: Sequence[Wanted], source: Source, record: Mapping[str, Any]) -> Outcome:
         """Bring what is lacking, see that it belongs together, and give it its name."""
@@ -221,6 +242,7 @@ class Fetch:
         if not files:
             return list(wanted)
         manifest = Manifest(name, files)
+        self.store.claim(manifest)
         absent = self.store.missing(manifest) if self.check else self.store.lacking(manifest, self.progress)
         lacking = {file.name for file in absent}
         return [item for item in wanted if known[item.name] is None or item.name in lacking]
@@ -247,21 +269,20 @@ class Fetch:
         record: Mapping[str, Any],
         external: bool,
     ) -> Outcome:
+        needed = self._to_copy(name, places, wanted, external)
+        evicted = tuple(self.store.room(needed, self.quota, (*self.keep, name), check=self.check))
         if self.check:
             found = [self.store.hashes.sha256(places[item.name], write=False) for item in wanted]
             files = [File(item.name, sha256, item.size, item.role) for item, sha256 in zip(wanted, found)]
         else:
-            evicted = self.store.room(self._to_copy(name, places, wanted, external), self.quota, (*self.keep, name))
             files = [
                 self.store.adopt(places[item.name], item.name, item.role, self.progress, item.sha256, external)
                 for item in wanted
             ]
         self._check_set({file.name: places[file.name] for file in files if file.role == "model"})
         manifest = Manifest(name, tuple(files), record, external=places if external else {})
-        if self.check:
-            return Outcome(name, manifest, self._differs(manifest))
-        changed = self.store.name(manifest)
-        return Outcome(name, manifest, changed, evicted=tuple(evicted))
+        changed = self._differs(manifest) if self.check else self.store.name(manifest)
+        return Outcome(name, manifest, changed, evicted=evicted)
 
     def _to_copy(self, name: str, places: Mapping[str, str], wanted: Sequence[Wanted], external: bool) -> int:
         """Return how many bytes cannot be linked and are not here yet."""
@@ -279,7 +300,11 @@ class Fetch:
 
     def _differs(self, manifest: Manifest) -> bool:
         stored = self.store.manifest(manifest.name)
-        return stored is None or not self.store.present(manifest) or stored.source != manifest.source
+        return (
+            stored is None
+            or not self.store.present(manifest)
+            or (stored.source, stored.external) != (manifest.source, manifest.external)
+        )
 
     def _check_set(self, paths: Mapping[str, str]) -> None:
         """See that the files are one whole model, as llama.cpp will read it. Other formats are not looked into."""
@@ -316,5 +341,5 @@ def _agrees(manifest: Manifest, checksums: Checksums) -> bool:
     """Whether the files of a manifest have the checksums that are declared."""
     own = {file.name: file.sha256 for file in manifest.files}
     if isinstance(checksums, str):
-        return list(own.values()) == [checksums.lower()]
+        return [file.sha256 for file in manifest.files if file.role == "model"] == [checksums.lower()]
     return all(own.get(name) == text.lower() for name, text in (checksums or {}).items())

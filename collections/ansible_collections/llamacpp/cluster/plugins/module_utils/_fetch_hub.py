@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_choice import Remote
 from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_parts import (
@@ -184,9 +185,14 @@ class Hub:
             " give it in a file by llamacpp_hub_token_file, or by HF_TOKEN" % page
         )
 
-    def _refused(self, what: str, response: Any) -> FetchError:
+    def _refused(self, what: str, response: Any) -> Exception:
         """Return the error for an answer with a status."""
-        status = int(response.status_code)
+        status, place = int(response.status_code), str(response.url)
+        if origin(place) != origin(self.endpoint):
+            # It serves signed addresses, which end after an hour or so; the hub gives another one.
+            return BrokenError("%s, where the hub sends us, says %d" % (urlsplit(place).netloc, status))
+        if status == 401 and not self._token:
+            return FetchError("%s: the hub says 401: it wants a token; give llamacpp_hub_token_file" % what)
         if status == 401:
             return FetchError("%s: the hub says 401: the token is wrong or expired; make a new one" % what)
         if status == 403:

@@ -114,7 +114,9 @@ def bring(
     counter.what = wanted.name
     try:
         with open(path, "r+b" if os.path.exists(path) else "w+b", buffering=0) as stream:
-            if os.fstat(stream.fileno()).st_size > wanted.size:
+            have = os.fstat(stream.fileno()).st_size
+            # With a hole it was written by a swarm or a pull, which do not go from the beginning to the end.
+            if have > wanted.size or (have and os.lseek(stream.fileno(), 0, os.SEEK_HOLE) < have):
                 stream.truncate(0)
             start = 0
             for part in wanted.parts:

@@ -59,14 +59,22 @@ def gather(addresses: Sequence[str], look: Callable[[str], Remote], checksums: C
         # One file alone is what somebody wants as a model, whatever its name.
         role = role_of(whole) if len(sets) > 1 and beside(whole) else "model"
         wanted.append(Wanted(whole, role, sum(part.size for part in parts), known, parts))
+    if all(item.role != "model" for item in wanted):
+        raise FetchError("%s: by their names, none of these files is a model; give it along" % ", ".join(sets))
     return declare(wanted, checksums)
 
 
 class UrlSource:
-    """Web servers, for :func:`_fetch_parts.bring`; a part's name is its address."""
+    """Web servers, for :func:`_fetch_parts.bring`; a part's name is its address.
 
-    def __init__(self, client: Client) -> None:
+    ``declared``: whether the whole is compared with a checksum in the end.
+    """
+
+    def __init__(self, client: Client, declared: bool = False) -> None:
         self._client = client
+        self._declared = declared
+        self._versions: dict[str, str] = {}
+        self._begun: set[str] = set()
 
     def look(self, url: str) -> Remote:
         """Return how large the file at an address is, and what tells it from another one there.
@@ -77,13 +85,24 @@ class UrlSource:
         with answer:
             size = _size(answer)
             tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+            self._versions[url] = _version(answer)
         if size is None:
             raise FetchError("%s: the server does not say how large it is; copy it by hand and give path" % shown(url))
         return Remote(url, size, None, "%s %s" % (shown(url), tag))
 
     def fetch(self, part: Remote, window: Window, have: int) -> None:
-        """Write a part from byte ``have`` on; from the start when the server does not know ranges."""
-        answer = self._open(part.name, {"Range": "bytes=%d-" % have} if have else {})
+        """Write a part from byte ``have`` on; from the start when the server does not know ranges.
+
+        Where no checksum would tell, the rest has to be of the version that the beginning is of (RFC 9110, If-Range);
+        what an earlier run has left is of no known version when the server names none.
+        """
+        version = "" if self._declared else self._versions.get(part.name, "")
+        known = self._declared or version or part.name in self._begun
+        headers = {"Range": "bytes=%d-" % have} if have and known else {}
+        if headers and version:
+            headers["If-Range"] = version
+        self._begun.add(part.name)
+        answer = self._open(part.name, headers)
         with answer:
             if have and answer.status != 206:
                 window.seek(0)
@@ -111,6 +130,12 @@ class UrlSource:
             return self._client.open(url, headers)[0]
         except RemoteError as error:
             raise FetchError(str(error)) from error
+
+
+def _version(answer: Any) -> str:
+    """Return what a server takes for If-Range; empty where it names no version that is exact to the byte."""
+    tag = str(answer.headers.get("ETag") or "")
+    return str(answer.headers.get("Last-Modified") or "") if not tag or tag.startswith("W/") else tag
 
 
 def _size(answer: Any) -> int | None:

@@ -161,7 +161,7 @@ fetched_bytes:
   returned: O(state=present)
   type: int
 freed_bytes:
-  description: Bytes that went with the name.
+  description: Bytes that went with the name; in check mode those that would.
   returned: O(state=absent)
   type: int
 seconds:
