@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,11 +15,6 @@ import pytest
 from hub_toys import COLLECTIONS, PROGRAM, REPO, Run, named, sha256
 from simulated_hub import SimulatedHub
 
-from ansible_collections.llamacpp.cluster.plugins.module_utils import _fetch_parts
-from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_choice import Remote, Wanted
-from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_parts import Counter, FetchError, bring
-from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_url import PathSource
-from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
 from ansible_collections.llamacpp.cluster.plugins.module_utils._store import Store
 
 NAME = REPO + "/Q4_K_M"
@@ -343,14 +337,6 @@ def make(where: Path, seed: int, kib: int) -> Path:
     return gguf_repos.write_model(where / f"made-{seed}.gguf", kib=kib, seed=seed)[0]
 
 
-def test_writing_to_a_full_disk(tmp_path: Path) -> None:
-    (tmp_path / "from").write_bytes(b"x" * 5000)
-    (tmp_path / "part").symlink_to("/dev/full")
-    wanted = Wanted("m.bin", "model", 5000, None, (Remote(str(tmp_path / "from"), 5000),))
-    with pytest.raises(FetchError, match=r"m\.bin: the disk of .* is full: free some space and run again"):
-        bring(wanted, str(tmp_path / "part"), PathSource(), Counter(Progress(None), 5000))
-
-
 @pytest.fixture
 def small_disk(hub: SimulatedHub, tmp_path: Path) -> Callable[[str, str], dict[str, object]]:
     """Run the module with the store on a disk of 4 MiB of its own, after ``before`` and while ``meanwhile``."""
@@ -390,31 +376,3 @@ def test_a_disk_that_others_fill_meanwhile(
         "true", "until ls incoming/*.part >/dev/null 2>&1; do sleep 0.05; done; cat /dev/zero > other 2>/dev/null"
     )
     assert answer["failed"] and "is full: free some space and run again, what has come is kept" in str(answer["msg"])
-
-
-# Attempts, without a network
-
-
-def test_attempts_have_an_end_and_pauses_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_fetch_parts, "FIRST_PAUSE", 1.0)
-    pauses: list[float] = []
-
-    class Silent:
-        def fetch(self, part: Remote, window: object, have: int) -> None:
-            raise _fetch_parts.BrokenError("nobody answers")
-
-        def origin(self, part: Remote) -> str:
-            return part.name
-
-    wanted = Wanted("m", "model", 10, None, (Remote("far/m", 10),))
-    with pytest.raises(FetchError, match="far/m: nobody answers; 0 of its 10 bytes are here"):
-        bring(wanted, str(tmp_path / "part"), Silent(), Counter(Progress(None), 10), pauses.append)
-    assert pauses == [1, 2, 4, 8]
-
-
-def test_more_bytes_than_announced(tmp_path: Path) -> None:
-    (tmp_path / "from").write_bytes(b"x" * 20)
-    wanted = Wanted("m", "model", 10, None, (Remote(str(tmp_path / "from"), 10),))
-    with pytest.raises(FetchError, match="more than its 10 bytes were sent"):
-        bring(wanted, str(tmp_path / "part"), PathSource(), Counter(Progress(None), 10))
-    assert hashlib.sha256((tmp_path / "part").read_bytes()).digest() == hashlib.sha256(b"").digest()
