@@ -13,13 +13,14 @@ SWARM_FROM_BYTES = 256 << 20
 
 
 def choose_transport(
-    declared: str, holders: int, receivers: int, bytes: int, capable: bool, reachable: bool = True
+    declared: str, holders: int, receivers: int, bytes: int | None, capable: bool, reachable: bool = True
 ) -> tuple[str, str]:
     """Return how the receivers get a model, one of TRANSPORTS but ``auto``, or NONE; and why, for the plan.
 
     ``declared``: one of TRANSPORTS; all but ``auto`` are obeyed. ``holders``: nodes that have the files (at least the
-    fetcher). ``receivers``: nodes that lack them. ``bytes``: of all files. ``capable``: the engine of the swarm runs on
-    all of these nodes. ``reachable``: the nodes reach each other over the fabric; the control node reaches every node.
+    fetcher). ``receivers``: nodes that lack them. ``bytes``: of all files, None where nobody knows. ``capable``: the
+    engine of the swarm runs on all of these nodes. ``reachable``: the nodes reach each other over the fabric; the
+    control node reaches every node.
 
     A push or a pull from one holder takes as long as there are receivers, since all share its cable; a swarm about
     once (docs/decisions/0019-transport.md has the figures). Raises :class:`ValueError` for a word not in TRANSPORTS.
@@ -38,6 +39,8 @@ def choose_transport(
         return "http", "a sender for each receiver is as fast as a cable"
     if not capable:
         return "http", "the engine of the swarm does not run on all of them"
+    if bytes is None:
+        return "http", "its size is not known, and a swarm is for large models"
     if bytes < SWARM_FROM_BYTES:
         return "http", "below %d MiB a swarm takes longer to start than the copy" % (SWARM_FROM_BYTES >> 20)
     return "swarm", "%d receivers, %s: they give it to each other" % (

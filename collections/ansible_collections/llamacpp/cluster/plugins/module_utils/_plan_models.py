@@ -9,7 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared
-from ansible_collections.llamacpp.cluster.plugins.module_utils._distribution import CONTROLLER, NONE, choose_transport
+from ansible_collections.llamacpp.cluster.plugins.module_utils._distribution import (
+    CONTROLLER,
+    NONE,
+    SWARM_FROM_BYTES,
+    choose_transport,
+)
 from ansible_collections.llamacpp.cluster.plugins.module_utils._fabric import shared_addresses
 from ansible_collections.llamacpp.cluster.plugins.module_utils._found import NodeFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._plan_json import Decision
@@ -84,7 +89,7 @@ def _way(declared: Declared, offer: Offer, model: Mapping[str, Any], nodes: Mapp
         1,
         # The control node brings it to one of them, from where it goes on.
         len(takers) - 1,
-        sum(item["bytes"] or 0 for item in model["files"]),
+        _bytes(model["files"]),
         all(_can_swarm(nodes.get(node)) for node in takers),
         all(node in addresses for node in takers),
     )
@@ -105,6 +110,12 @@ def _way(declared: Declared, offer: Offer, model: Mapping[str, Any], nodes: Mapp
             if node in takers or transport != "swarm" or _can_swarm(nodes.get(node))
         },
     }
+
+
+def _bytes(files: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the bytes of all files; None where some are not known and the others are too few to make it large."""
+    known = [item["bytes"] for item in files if item["bytes"] is not None]
+    return sum(known) if len(known) == len(files) or sum(known) >= SWARM_FROM_BYTES else None
 
 
 def _others(

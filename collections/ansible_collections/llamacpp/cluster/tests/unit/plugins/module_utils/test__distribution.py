@@ -28,6 +28,7 @@ GIB = 1 << 30
         (1, 7, GIB, False, True, "http"),
         (1, 7, SWARM_FROM_BYTES - 1, True, True, "http"),
         (1, 7, SWARM_FROM_BYTES, True, True, "swarm"),
+        (1, 7, None, True, True, "http"),
         (1, 1, GIB, True, False, "rsync"),
         (1, 7, GIB, False, False, "rsync"),
     ],
@@ -35,6 +36,11 @@ GIB = 1 << 30
 def test_auto(holders, receivers, bytes, capable, reachable, transport):
     found, why = choose_transport("auto", holders, receivers, bytes, capable, reachable)
     assert found == transport and why
+
+
+def test_a_size_that_nobody_knows_is_not_called_small():
+    assert choose_transport("auto", 1, 7, None, True)[1] == "its size is not known, and a swarm is for large models"
+    assert choose_transport("auto", 1, 7, 0, True)[1].startswith("below 256 MiB")
 
 
 @pytest.mark.parametrize("declared", [word for word in TRANSPORTS if word != "auto"])

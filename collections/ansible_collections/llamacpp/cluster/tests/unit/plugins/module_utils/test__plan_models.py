@@ -79,6 +79,13 @@ def test_one_without_an_engine_gets_no_swarm(version):
     assert "does not run on all" in found["why"]
 
 
+def test_a_size_that_is_not_known_is_not_called_small():
+    declared = accept(*on("node1", "node2", "node3"), static=True)
+    (found,) = make_plan(declared, nodes(3), {})["models"].values()
+    assert found["files"][0]["bytes"] is None
+    assert (found["transport"], found["why"]) == ("http", "its size is not known, and a swarm is for large models")
+
+
 STORED = {"/var/lib/llamacpp/models/names/m/m.gguf": 2600 << 20}
 
 
