@@ -277,18 +277,18 @@ def test_what_is_said_of_other_ways():
 def test_a_swarm_has_a_name_and_a_port_that_no_other_run_has():
     made = {**plan(), "models": {name: model(transport="swarm") for name in "ab"}}
     work = _model_work.model_work(made, stores(), {})
-    first, second = _model_work.swarms(made, work, "n2", 4711, 50200)
+    first, second = _model_work.swarms(made, work, "n2", 4711, 28100)
     assert first == {
         "model": "a",
         "name": "4711-0",
         "seed": False,
         "address": "10.0.1.12",
-        "port": 50911,
-        "peers": ["10.0.1.11:50911", "10.0.1.13:50911"],
+        "port": 28811,
+        "peers": ["10.0.1.11:28811", "10.0.1.13:28811"],
     }
-    assert (second["model"], second["name"], second["port"]) == ("b", "4711-1", 50912)
-    assert [item["seed"] for item in _model_work.swarms(made, work, "n1", 4711, 50200)] == [True, True]
-    assert _model_work.swarms(made, work, "n9", 4711, 50200) == []
+    assert (second["model"], second["name"], second["port"]) == ("b", "4711-1", 28812)
+    assert [item["seed"] for item in _model_work.swarms(made, work, "n1", 4711, 28100)] == [True, True]
+    assert _model_work.swarms(made, work, "n9", 4711, 28100) == []
     assert {item["port"] for item in _model_work.swarms(made, work, "n2", 4711, 65534)} == {65534, 65535}
     http = _model_work.model_work(plan(), stores(), {})
-    assert _model_work.swarms(plan(), http, "n2", 4711, 50200) == []
+    assert _model_work.swarms(plan(), http, "n2", 4711, 28100) == []
