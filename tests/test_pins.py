@@ -39,3 +39,9 @@ def test_the_hub_is_asked_by_the_same_client_as_on_the_control_node() -> None:
     assert pins["newer"] == [wanted]
     # For Python 3.9 there is no newer one.
     assert {name for name, found in pins.items() if wanted not in found} == {"3.9"}
+
+
+def test_what_nodes_alone_get_is_pinned_with_the_rest() -> None:
+    variables = role_variables()
+    hub = {pin for pins in variables["__models_hub_pins"].values() for pin in pins}
+    assert (hub | {variables["__models_pip"]}) - set(groups()["control"]) == set(groups()["nodes"])
