@@ -15,5 +15,9 @@ class ActionModule(WatchedAction):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Entry point of the action."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        result.update(self.run_watched(dict(self._task.args), task_vars or {}))
+        if self._task.args.get("state") == "stopped":
+            # Takes no time that would be worth a look.
+            result.update(self._execute_module(task_vars=task_vars))
+        else:
+            result.update(self.run_watched(dict(self._task.args), task_vars or {}))
         return result

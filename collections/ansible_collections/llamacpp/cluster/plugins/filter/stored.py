@@ -8,15 +8,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _conversions, _model_seeds, _model_work
+from ansible_collections.llamacpp.cluster.plugins.module_utils._manifest import utc
+
+# As module model does when it finds everything in its place.
+NOTE_SECONDS = 24 * 3600
 
 
 def found_stores(nodes: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], register: str) -> dict[str, Any]:
     """Return what model_info said, by node; nodes that were not asked are left out."""
-    return {
-        node: hostvars[node][register]
-        for node in nodes
-        if register in hostvars[node] and "models" in hostvars[node][register]
-    }
+    # Each look into hostvars puts all variables of a node together anew.
+    found = {node: hostvars[node].get(register) or {} for node in nodes}
+    return {node: store for node, store in found.items() if "models" in store}
+
+
+def models_to_note(store: Mapping[str, Any], names: Sequence[str], now: float) -> list[str]:
+    """Return the models that a node's store has, that are declared or in use, and that were noted as such long ago.
+
+    ``store``: of model_info. ``names``: declared ones. ``now``: seconds since the epoch.
+    """
+    due = utc(now - NOTE_SECONDS)
+    return [
+        model["name"]
+        for model in store.get("models", ())
+        if model["last_used"] < due and (model["name"] in names or model["used_by"])
+    ]
 
 
 def fetched_models(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -77,8 +92,9 @@ def model_seeding(
     """
     seeded = {}
     for node in nodes:
-        if "node" in hostvars[node].get("preflight_node", {}):
-            managed = hostvars[node]["preflight_node"]["node"]["managed"]
+        looked = hostvars[node].get("preflight_node", {})
+        if "node" in looked:
+            managed = looked["node"]["managed"]
             stamps = [facts["sha256"] for path, facts in managed.items() if path.endswith(ending) and facts]
             seeded[node] = stamps[0] if stamps else None
     return _model_seeds.to_seed(plan, seeded, work)
@@ -88,7 +104,8 @@ def seed_entries(
     nodes: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], register: str, node: str
 ) -> list[Mapping[str, Any]]:
     """Return the entries that a node's cache needs; ``nodes``: heads that listed them, as ``register`` has it."""
-    listed = {head: hostvars[head][register] for head in nodes if register in hostvars[head]}
+    found = {head: hostvars[head].get(register) for head in nodes}
+    listed = {head: said for head, said in found.items() if said is not None}
     return _model_seeds.entries(listed, node)
 
 
@@ -140,6 +157,7 @@ class FilterModule:
             "model_sources": share_sources,
             "model_swarms": _model_work.swarms,
             "model_words": words,
+            "models_to_note": models_to_note,
             "model_work": _model_work.model_work,
             "seed_entries": seed_entries,
             "seed_instances": _model_seeds.headed,

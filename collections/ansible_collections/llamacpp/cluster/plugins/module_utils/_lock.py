@@ -31,11 +31,17 @@ def locked(path: str, holder: str, patience: float, waiting: Callable[[str], Non
     then. Whoever holds it meanwhile is told to ``waiting``, again and again. Raises :class:`BusyError` after
     ``patience`` seconds (``math.inf`` for somebody who never gives up), and :class:`OSError`.
     """
-    # A file to be written, because a lock on one that is only read does not work over NFS.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + patience
+    descriptor = _opened(path)
     try:
-        deadline = time.monotonic() + patience
-        while not _taken(descriptor):
+        while True:
+            if _taken(descriptor):
+                if _is_at(descriptor, path):
+                    break
+                # Somebody tidied it away between: who comes now locks a new file.
+                gone, descriptor = descriptor, _opened(path)
+                os.close(gone)
+                continue
             # Taken this very moment, it may have no text yet.
             other = os.pread(descriptor, 4096, 0).decode("utf-8", "replace").strip() or NOBODY_KNOWN
             if time.monotonic() >= deadline:
@@ -47,6 +53,19 @@ def locked(path: str, holder: str, patience: float, waiting: Callable[[str], Non
         yield
     finally:
         os.close(descriptor)
+
+
+def _opened(path: str) -> int:
+    # A file to be written, because a lock on one that is only read does not work over NFS.
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    """Whether an open file is still the one that has this path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _taken(descriptor: int) -> bool:

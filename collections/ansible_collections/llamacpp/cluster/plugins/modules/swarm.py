@@ -50,6 +50,12 @@ options:
     description: Whether the model has to be here already, so that this node only gives.
     type: bool
     default: false
+  wait:
+    description:
+      - Whether to go on with what O(state=finished) does, with O(state=started). That saves a task, and needs all nodes
+        that take to run it at the same time (C(forks) of Ansible).
+    type: bool
+    default: false
   address:
     description: Address of the node on the fabric, to listen on and to connect from. Required with O(state=started).
     type: str
@@ -124,7 +130,7 @@ EXAMPLES = r"""
     peers: [10.0.1.11:6881, 10.0.1.13:6881]
     python: /opt/llamacpp/swarm/bin/python3
 
-- name: Wait until it is there
+- name: Wait until it is there, after wait=false
   llamacpp.cluster.swarm:
     name: qwen3
     state: finished
@@ -153,11 +159,11 @@ evicted:
   elements: str
 fetched_bytes:
   description: Bytes that came over the network.
-  returned: when O(state=finished)
+  returned: when O(state=finished) or O(wait=true)
   type: int
 seconds:
   description: How long it took to wait and take over.
-  returned: when O(state=finished)
+  returned: when O(state=finished) or O(wait=true)
   type: float
 """
 
@@ -352,6 +358,7 @@ def main() -> None:
             "manifest": {"type": "dict"},
             "torrent": {"type": "str"},
             "seed": {"type": "bool", "default": False},
+            "wait": {"type": "bool", "default": False},
             "address": {"type": "str"},
             "port": {"type": "int", "default": 6881},
             "peers": {"type": "list", "elements": "str", "default": []},
@@ -380,6 +387,8 @@ def main() -> None:
             result = swarm.finish()
         else:
             result = swarm.start()
+            if module.params["wait"] and not module.check_mode:
+                result.update(swarm.finish(), changed=True)
     except (UnitError, StoreError, TorrentError, OSError) as error:
         module.fail_json(msg=str(error))
     finally:

@@ -27,6 +27,24 @@ def test_stores_of_nodes_that_were_asked():
     assert stored.found_stores(["n1", "n2", "n3"], hostvars, "found") == {"n1": {"models": []}}
 
 
+def test_what_is_wanted_is_noted_once_a_day():
+    def stored_model(name, last_used, used_by=()):
+        return {"name": name, "last_used": last_used, "used_by": list(used_by)}
+
+    today, before = "2026-11-21T08:00:00Z", "2026-11-19T08:00:00Z"
+    store = {
+        "models": [
+            stored_model("declared", before),
+            stored_model("in-use", before, ["llamacpp-demo.service"]),
+            stored_model("noted", today),
+            stored_model("forgotten", before),
+        ]
+    }
+    noon = 1795262400.0  # 2026-11-21T12:00:00Z
+    assert stored.models_to_note(store, ["declared", "noted"], noon) == ["declared", "in-use"]
+    assert stored.models_to_note({"failed": True}, ["declared"], noon) == []
+
+
 def test_what_loops_have_fetched():
     loops = [{"results": [{"manifest": MANIFEST}, {"skipped": True}, {"manifest": None}]}, {"skipped": True}]
     found = stored.fetched_models(loops)

@@ -151,6 +151,16 @@ def test_from_one_to_two(node, seed, state, tmp_path):
     assert node(2, "finished")["changed"] is False
 
 
+def test_who_takes_can_wait_at_once(node, seed, state, tmp_path):
+    torrent = seed()["torrent"]
+    taken = node(2, "started", torrent=torrent, wait=True)
+    assert taken["changed"] and taken["torrent"] == torrent and taken["fetched_bytes"] >= len(DATA)
+    assert present(tmp_path, 2)
+    assert node(3, "started", torrent=torrent, wait=True, check=True)["changed"]
+    assert not present(tmp_path, 3)
+    assert node(2, "stopped")["changed"], "it goes on giving"
+
+
 def test_a_second_start_gives_only(node, seed, state, tmp_path):
     torrent = seed()["torrent"]
     node(2, "started", torrent=torrent)
