@@ -234,7 +234,10 @@ class Conversion:
     def _prepare(self, source: Source, work: str) -> tuple[str, str]:
         """Make the directory for the work; return the converter's path and the directory that it gets to see."""
         # The converter takes the model's name from the directory's when nothing else says it.
-        label = os.path.basename(self.wanted.source.rstrip("/")) or "model"
+        # In the store, that of a repository may end with a revision.
+        manifest = None if os.path.isabs(self.wanted.source) else self.store.manifest(self.wanted.source)
+        origin = str(manifest.source.get("repo") or manifest.name) if manifest else self.wanted.source
+        label = os.path.basename(origin.rstrip("/")) or "model"
         for name in ("scratch", "tools", "source"):
             shutil.rmtree(os.path.join(work, name), ignore_errors=True)
             os.makedirs(os.path.join(work, name))

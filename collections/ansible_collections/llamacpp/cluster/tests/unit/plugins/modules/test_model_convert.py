@@ -204,6 +204,15 @@ def test_a_model_of_the_store(convert, store, source, runs):
     assert (convert(source="owner/model")["changed"], len(runs())) == (False, 1)
 
 
+def test_a_model_of_the_store_is_not_called_after_a_revision(convert, store, source, runs):
+    """The converter writes the name of the directory into a model that has no other."""
+    names = ("config.json", "tokenizer.json", "model.safetensors")
+    files = tuple(store.adopt(str(source / name), name, "other", Progress(None)) for name in names)
+    store.name(Manifest("owner/model/v1", files, {"repo": "owner/model", "commit": "1234"}))
+    assert convert(source="owner/model/v1")["manifest"]["source"]["convert"]["from"] == "owner/model/v1"
+    assert os.path.basename(runs()[0]["directory"]) == "model"
+
+
 def test_the_converter_of_the_control_nodes_source(convert, tmp_path):
     """As the action plugin brings it."""
     archive, packed = tmp_path / "source.tar.gz", tmp_path / "packed.tar.gz"
