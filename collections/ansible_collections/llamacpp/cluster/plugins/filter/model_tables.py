@@ -24,17 +24,15 @@ def stores_table(hostvars: Mapping[str, Mapping[str, Any]], nodes: list[str], re
 def scrub_report(
     hostvars: Mapping[str, Mapping[str, Any]], nodes: list[str], store: str = "model_store", cache: str = "rpc_cache"
 ) -> str:
-    """Return the report; nodes that did not answer are left out, and caches that nobody looked at."""
-    return _model_tables.scrub_report(
-        {
-            node: (
-                hostvars[node][store],
-                hostvars[node][cache] if "findings" in hostvars[node].get(cache, {}) else {},
-            )
-            for node in nodes
-            if "findings" in hostvars[node].get(store, {})
-        }
-    )
+    """Return the report; nodes that did not answer are left out."""
+    results = {node: (_result(hostvars[node], store), _result(hostvars[node], cache)) for node in nodes}
+    return _model_tables.scrub_report({node: found for node, found in results.items() if any(found)})
+
+
+def _result(variables: Mapping[str, Any], register: str) -> Mapping[str, Any]:
+    """Return the result of a module that ran, whether it failed or not; empty for one that did not."""
+    result: Mapping[str, Any] = variables.get(register) or {}
+    return result if "findings" in result or result.get("failed") else {}
 
 
 class FilterModule:

@@ -75,13 +75,14 @@ def stores_table(nodes: Mapping[str, Mapping[str, Any]]) -> str:
 def scrub_report(nodes: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
     """Return what was found wrong, and what to do.
 
-    ``nodes``: node -> results of modules model_store and rpc_cache with the state scrubbed; the second one is empty for
-    a node without a cache.
+    ``nodes``: node -> results of modules model_store and rpc_cache with the state scrubbed, also when they failed;
+    empty for what nobody looked at.
     """
     lines: list[str] = []
     models = False
     for node, (store, cache) in nodes.items():
-        found = [("%s %s" % (", ".join(item["names"]), item["file"]), item) for item in store["findings"]]
+        stored = store.get("findings", ())
+        found = [("%s %s" % (", ".join(item["names"]), item["file"]), item) for item in stored]
         models = models or bool(found)
         found += [
             ("cached tensor %s" % item["name"], {"problem": item["why"], "moved_to": item["path"]})
@@ -90,11 +91,14 @@ def scrub_report(nodes: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]
         for what, item in found:
             lines += _wrapped("%s: %s: %s" % (node, what.strip(), item["problem"]), "", _INDENT)
             lines += [_INDENT + "now in %s" % item["moved_to"]] if item["moved_to"] else []
+        for result in (store, cache):
+            lines += _wrapped("%s: %s" % (node, result["msg"]), "", _INDENT) if result.get("failed") else []
     lines = lines or ["Every file is what its name says."]
     lines.append("")
     for node, (_store, cache) in nodes.items():
-        if cache:
-            lines.append("%s: %d cached tensors, %s" % (node, cache["entries"], size_text(cache["bytes"])))
+        if "entries" in cache:
+            gone = ", %d removed for the quota" % len(cache["evicted"]) if cache["evicted"] else ""
+            lines.append("%s: %d cached tensors, %s%s" % (node, cache["entries"], size_text(cache["bytes"]), gone))
     if models:
         lines.append("What was found broken is missing now: run playbooks/site.yml, which brings it again.")
     return "\n".join(lines).rstrip()

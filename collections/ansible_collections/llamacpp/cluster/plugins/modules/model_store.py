@@ -72,7 +72,7 @@ EXAMPLES = r"""
 - name: Keep the store within its quota
   llamacpp.cluster.model_store:
     state: pruned
-    quota: "{{ '500 GiB' | ansible.builtin.human_to_bytes }}"
+    quota: "{{ '500 GiB' | llamacpp.cluster.quota_bytes }}"
     keep: "{{ llamacpp_plan.models | list }}"
 """
 

@@ -93,7 +93,7 @@ options:
     description:
       - Bytes that all entries together may have; V(0) means no limit.
       - Entries that nobody needs any more are evicted for it, longest not needed first. Those that are needed stay;
-        when they alone are more, that is an error.
+        when they alone are more, that is an error. O(state=scrubbed) then says what it found, too.
     type: int
     default: 0
   threads:
@@ -319,7 +319,11 @@ class RpcCache:
         with contextlib.nullcontext() if check else lock:
             findings = self.cache.scrub(check)
             keep = {entry.hash for entry in self.wanted} or self.cache.needed()
-            evicted = self.cache.room([], keep, self.params["quota"], check)
+            try:
+                evicted = self.cache.room([], keep, self.params["quota"], check)
+            except RpcCacheError as error:
+                # What is in quarantine by now is said all the same.
+                self.module.fail_json(msg=str(error), **self.report(findings, []))
         return self.report(findings, evicted)
 
     def report(self, findings: list[Finding], evicted: list[str]) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def test_a_scrub_that_found_something():
         "node1": {"model_store": {"findings": [broken]}, "rpc_cache": {"skipped": True}},
         "node2": {
             "model_store": {"findings": []},
-            "rpc_cache": {"findings": [cached], "entries": 3, "bytes": 60 << 20},
+            "rpc_cache": {"findings": [cached], "entries": 3, "bytes": 60 << 20, "evicted": ["1" * 16, "2" * 16]},
         },
         "node3": {"model_store": {"msg": "no answer"}},
     }
@@ -151,10 +151,33 @@ def test_a_scrub_that_found_something():
         "  now in /q/1",
         "node2: cached tensor 8c2a90b0e8a6b4ff: its bytes are others",
         "",
-        "node2: 3 cached tensors, 60 MiB",
+        "node2: 3 cached tensors, 60 MiB, 2 removed for the quota",
         "What was found broken is missing now: run playbooks/site.yml, which brings it again.",
     ]
 
 
 def test_a_scrub_that_found_nothing():
     assert _model_tables.scrub_report({"node1": ({"findings": []}, {})}) == "Every file is what its name says."
+
+
+def test_what_was_not_scrubbed_is_said_beside_what_was():
+    broken = {"names": ["o/m/Q8_0"], "file": "m.gguf", "problem": "it has other bytes", "moved_to": ""}
+    cached = {"name": "8c2a90b0e8a6b4ff", "bytes": 20 << 20, "why": "its bytes are others", "path": ""}
+    full = {"findings": [cached], "entries": 1, "bytes": 20 << 20, "evicted": [], "failed": True, "msg": "too small"}
+    hostvars = {
+        "node1": {"model_store": {"findings": [broken]}, "rpc_cache": {"failed": True, "msg": "there is no program"}},
+        "node2": {"model_store": {"skipped": True}, "rpc_cache": full},
+        "node3": {"model_store": {"failed": True, "msg": "a disk died"}, "rpc_cache": {"skipped": True}},
+        "node4": {"model_store": {"skipped": True}, "rpc_cache": {"skipped": True}},
+        "node5": {},
+    }
+    assert scrub_report(hostvars, sorted(hostvars)).splitlines() == [
+        "node1: o/m/Q8_0 m.gguf: it has other bytes",
+        "node1: there is no program",
+        "node2: cached tensor 8c2a90b0e8a6b4ff: its bytes are others",
+        "node2: too small",
+        "node3: a disk died",
+        "",
+        "node2: 1 cached tensors, 20 MiB",
+        "What was found broken is missing now: run playbooks/site.yml, which brings it again.",
+    ]
