@@ -29,11 +29,17 @@ options:
     default: [control]
   python_versions:
     description:
-      - Versions of Python to download wheels for, for example V(3.13), on the same kind of processor.
+      - Versions of Python to download wheels for, for example V(3.13).
       - Empty means the interpreter that runs the module.
     type: list
     elements: str
     default: []
+  machine:
+    description:
+      - Kind of processor that O(python_versions) are on, as C(uname -m) says it, for example V(aarch64). The one that
+        runs the module when it is left out.
+      - What wheels need besides, pip decides for the machine that runs it.
+    type: str
   dest:
     description: Directory for the wheels.
     type: path
@@ -113,8 +119,10 @@ def download(module: AnsibleModule, wanted: list[str], into: str, progress: Prog
         if line.strip().startswith(SHOWN):
             progress.say(line.strip())
 
-    for version in module.params["python_versions"] or [""]:
-        arguments = download_arguments(wanted, into, module.params["dest"], version, platform.machine())
+    machine = module.params["machine"] or platform.machine()
+    own = "" if machine == platform.machine() else "%d.%d" % sys.version_info[:2]
+    for version in module.params["python_versions"] or [own]:
+        arguments = download_arguments(wanted, into, module.params["dest"], version, machine)
         argv = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
         if run_streaming(argv, os.environ, show) != 0:
             raise WheelError("%s failed:\n%s" % (" ".join(argv), "".join(said)[-TAIL:]))
@@ -128,6 +136,7 @@ def main() -> None:
             "pyproject": {"type": "path"},
             "groups": {"type": "list", "elements": "str", "default": ["control"]},
             "python_versions": {"type": "list", "elements": "str", "default": []},
+            "machine": {"type": "str"},
             "dest": {"type": "path", "required": True},
             "progress_file": {"type": "path"},
         },

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 import zipfile
 
 import pytest
@@ -14,14 +16,14 @@ pytest.importorskip("pip")
 pytest.importorskip("tomllib")
 
 
-def write_wheel(directory, name, version, needs=()):
+def write_wheel(directory, name, version, needs=(), tag="py3-none-any"):
     """Write a wheel that pip takes."""
     info = "%s-%s.dist-info" % (name, version)
     metadata = "Metadata-Version: 2.1\nName: %s\nVersion: %s\n" % (name, version)
     metadata += "".join("Requires-Dist: %s\n" % need for need in needs)
-    with zipfile.ZipFile(directory / ("%s-%s-py3-none-any.whl" % (name, version)), "w") as wheel:
+    with zipfile.ZipFile(directory / ("%s-%s-%s.whl" % (name, version, tag)), "w") as wheel:
         wheel.writestr(info + "/METADATA", metadata)
-        wheel.writestr(info + "/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(info + "/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: %s\n" % tag)
         wheel.writestr(info + "/RECORD", "")
 
 
@@ -72,3 +74,25 @@ def test_a_group_that_is_not_there_is_named(run_module, index, tmp_path):
     project.write_text("[dependency-groups]\ndemo = []\n")
     said = run_module(python_wheels, pyproject=str(project), dest=str(tmp_path / "wheels"))
     assert said["msg"] == "no dependency group control; there are demo"
+
+
+@pytest.mark.parametrize("versions", [[], ["3.9"], ["3.9", "3.12"]])
+def test_wheels_for_another_machine(run_module, index, tmp_path, versions):
+    own = "cp%d%d" % sys.version_info[:2]
+    pythons = ["cp" + version.replace(".", "") for version in versions] or [own]
+    for machine in ("x86_64", "aarch64"):
+        for python in {"cp39", "cp312", own}:
+            write_wheel(index, "engine", "1.0", ["inner"], "%s-%s-manylinux2014_%s" % (python, python, machine))
+    other = "aarch64" if platform.machine() == "x86_64" else "x86_64"
+    done = run_module(
+        python_wheels, requirements=["engine"], python_versions=versions, machine=other, dest=str(tmp_path / "wheels")
+    )
+    engines = ["engine-1.0-%s-%s-manylinux2014_%s.whl" % (python, python, other) for python in pythons]
+    assert done["wheels"] == sorted([*engines, "inner-2.1-py3-none-any.whl"])
+
+
+def test_wheels_of_no_machine_that_there_are_any_for(run_module, index, tmp_path):
+    write_wheel(index, "engine", "1.0", tag="cp39-cp39-manylinux2014_x86_64")
+    arguments = {"requirements": ["engine"], "python_versions": ["3.9"], "dest": str(tmp_path / "wheels")}
+    said = run_module(python_wheels, machine="riscv64", **arguments)
+    assert said["failed"] and "manylinux2014_riscv64" in said["msg"]
