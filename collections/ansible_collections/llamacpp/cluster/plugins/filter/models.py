@@ -8,6 +8,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_choice import role_of
 from ansible_collections.llamacpp.cluster.plugins.module_utils._join import piece
 
 
@@ -23,7 +24,8 @@ def models_from(
     ``kind``: file for files, one item a quantisation; hub for repositories. ``nodes``: all nodes, of which a single one
     is the head where the declaration names none. ``fetcher``: who fetches what does not say, and so looks at it.
     Only ``name``, ``model``, ``quant`` and ``head``, the node that looks, are passed on, so that no API key ends up in
-    a task's result. What is converted has no header to read.
+    a task's result. What is converted has no header to read. A projector among the paths beside a model is an item of
+    its own, behind that of the model, with ``projector``.
     """
     found = []
     for instance in instances:
@@ -37,7 +39,16 @@ def models_from(
             # Before the plan nobody knows the head of an instance that goes anywhere.
             if (_reader(model, fetcher) if head else "controller") == place:
                 found.append({"name": instance["name"], "quant": quant, "model": _readable(model), "head": head})
+                found += [dict(found[-1], model={"path": path}, projector=True) for path in _projectors(model)]
     return found
+
+
+def _projectors(model: Mapping[str, Any]) -> list[str]:
+    """Return the path of the projector beside a file; of several, the plan takes none."""
+    if "path" not in model:
+        return []
+    found = [path for path in model.get("beside") or [] if role_of(posixpath.basename(str(path))) == "mmproj"]
+    return found if len(found) == 1 else []
 
 
 def _reader(model: Mapping[str, Any], fetcher: str) -> str:

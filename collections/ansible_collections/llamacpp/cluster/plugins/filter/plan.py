@@ -60,7 +60,8 @@ def previous_releases(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 def found_models(registered: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the results of loops of gguf_info and hub_info over :func:`models_from`'s items, by instance.
 
-    Those of a model with several quantisations are gathered as ``quants``.
+    Those of a model with several quantisations are gathered as ``quants``. That of the projector beside a model, which
+    comes after it, is its ``projector``.
     """
     found: dict[str, Any] = {}
     for loop in registered:
@@ -69,7 +70,10 @@ def found_models(registered: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 continue
             item = result["item"]
             entry = {key: result[key] for key in ("gguf", "quantisations", "commit", "beside", "msg") if key in result}
-            if item.get("quant"):
+            if item.get("projector"):
+                model = found[item["name"]]
+                (model["quants"][item["quant"]] if item.get("quant") else model)["projector"] = entry
+            elif item.get("quant"):
                 found.setdefault(item["name"], {"quants": {}})["quants"][item["quant"]] = entry
             else:
                 found[item["name"]] = entry

@@ -144,7 +144,7 @@ class Chooser:
         if facts is None or (len(self.offers) > 1 and offer.quant in self.refused):
             return []
         try:
-            return self._options(facts, self._with_context(rung.knobs, facts), where, extent)
+            return self._options(facts, self._with_context(replace(rung.knobs, eyes=offer.eyes), facts), where, extent)
         except Refused as error:
             self.refused.setdefault(offer.quant, error)
             return []
@@ -227,9 +227,9 @@ class Chooser:
     def _quality(self, offer: Offer, option: Option) -> int:
         return quality(offer, option.dequantises) if len(self.offers) > 1 else 0
 
-    def tried(self, facts: ModelFacts) -> Knobs:
+    def tried(self, offer: Offer, facts: ModelFacts) -> Knobs:
         """Return the settings that take least."""
-        return self._with_context(list(self.rungs())[-1].knobs, facts)
+        return self._with_context(replace(list(self.rungs())[-1].knobs, eyes=offer.eyes), facts)
 
     def _with_context(self, knobs: Knobs, facts: ModelFacts) -> Knobs:
         """Fill in what is tried first where context is left to the planner."""

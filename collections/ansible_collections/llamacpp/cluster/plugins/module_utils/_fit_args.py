@@ -22,11 +22,13 @@ def arguments(
     n_layers: int,
     paths: Mapping[str, str],
     draft_gpu_layers: int | str,
+    mmproj_device: str | None = None,
 ) -> list[str]:
     """Return what to pass to llama-server b11434 so that it does what was estimated.
 
     ``n_layers``: without the output. ``paths``: of ``model``, ``mmproj`` and ``draft``, as far as
-    known. The addresses of workers are said where every worker's ``host`` has a port.
+    known; ``mmproj_device``: for the second, None for the head's memory. The addresses of workers are said where every
+    worker's ``host`` has a port.
     """
     used = [devices[index] for index in offload_devices(devices, settings)]
     words: list[str] = ["--model", paths["model"]] if "model" in paths else []
@@ -59,7 +61,8 @@ def arguments(
         if given:
             words.append(flag)
     if "mmproj" in paths:
-        words += ["--mmproj", paths["mmproj"]]
+        # Left out, it would be the first of --device.
+        words += ["--mmproj", paths["mmproj"], "--mmproj-device", mmproj_device or "none"]
     if "draft" in paths:
         words += ["--spec-draft-model", paths["draft"], "--spec-draft-ngl", str(draft_gpu_layers)]
         words += ["--spec-draft-n-max", str(settings.draft_max)]

@@ -60,6 +60,16 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--verbosity", ("-lv", "--log-verbosity"), "LLAMA_ARG_LOG_VERBOSITY", _PLANNED),
 )
 
+# Set for a projector that lies beside the model, where the instance's own words say nothing of one. After --rpc, too.
+_PROJECTOR: tuple[Flag, ...] = (
+    Flag("--mmproj", ("-mm",), "LLAMA_ARG_MMPROJ", "model.beside"),
+    Flag("--mmproj-device", ("-mmdev",), "MTMD_BACKEND_DEVICE", "model.beside"),
+)
+# Words that name another projector, or none; words and variables that keep it in the head's memory.
+_OWN_PROJECTOR = ("--mmproj", "-mm", "--mmproj-url", "-mmu", "--no-mmproj", "--no-mmproj-auto")
+_OWN_PROJECTOR_ENV = ("LLAMA_ARG_MMPROJ", "LLAMA_ARG_MMPROJ_URL", "LLAMA_ARG_NO_MMPROJ_AUTO")
+_FALSE = ("0", "false", "off", "disabled")
+
 # Not on the plan's command line, but they would take over what the plan decides.
 _TAKEN: tuple[Flag, ...] = (
     Flag("--api-key", (), "LLAMA_API_KEY", "api_keys"),
@@ -81,17 +91,45 @@ def conflict(word: str) -> str | None:
 
     llama-server takes ``_`` for ``-`` in long flags, so this does too.
     """
-    spelling = word.split("=", 1)[0]
-    if spelling.startswith("--"):
-        spelling = spelling.replace("_", "-")
+    spelling = _spelling(word)
     flag = _SPELLINGS.get(spelling)
     return _advice(flag, spelling) if flag else None
+
+
+def _spelling(word: str) -> str:
+    spelling = word.split("=", 1)[0]
+    return spelling.replace("_", "-") if spelling.startswith("--") else spelling
 
 
 def environment_conflict(name: str) -> str | None:
     """Say what to do instead of setting the environment variable ``name``; None when it is free to use."""
     flag = _ENVIRONMENT.get(name)
     return _advice(flag, name) if flag else None
+
+
+def own_projector(extra: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether an instance's own words name a projector, or say that there is none."""
+    return (
+        any(_spelling(word) in _OWN_PROJECTOR for word in extra)
+        or any(name in environment for name in _OWN_PROJECTOR_ENV)
+        or environment.get("LLAMA_ARG_MMPROJ_AUTO", "1") in _FALSE
+    )
+
+
+def projector_device(extra: Sequence[str], environment: Mapping[str, str]) -> str | None:
+    """Return the device that an instance's own words name for a projector, ``none`` for none; None without words."""
+    found = None
+    for number, word in enumerate(extra):
+        spelling = _spelling(word)
+        if spelling == "--no-mmproj-offload":
+            found = "none"
+        elif spelling in ("--mmproj-device", "-mmdev") and number + 1 < len(extra):
+            found = extra[number + 1]
+    if found is not None:
+        return found
+    if "LLAMA_ARG_NO_MMPROJ_OFFLOAD" in environment or environment.get("LLAMA_ARG_MMPROJ_OFFLOAD", "1") in _FALSE:
+        return "none"
+    return environment.get("MTMD_BACKEND_DEVICE")
 
 
 def _advice(flag: Flag, spelling: str) -> str:
@@ -105,11 +143,11 @@ def server_arguments(values: Mapping[str, str], extra: Sequence[str]) -> list[st
 
     An empty value is a switch. Raises :class:`KeyError` for a flag that is not in the table.
     """
-    unknown = set(values) - {flag.name for flag in FLAGS}
+    unknown = set(values) - {flag.name for flag in FLAGS + _PROJECTOR}
     if unknown:
         raise KeyError(sorted(unknown)[0])
     words: list[str] = []
-    for flag in FLAGS:
+    for flag in FLAGS + _PROJECTOR:
         if flag.name in values:
             words.append(flag.name)
             if values[flag.name]:

@@ -4,14 +4,18 @@
 
 Source: tools/mtmd/clip.cpp (b11434). Its weights are exact. Its compute buffers depend on the
 pictures that come; what is returned is a bound for the largest that it was made for.
+Where it goes is said with ``--mmproj-device``: left out, it is the first of ``--device``, a worker's as a rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._context import padded_tensor
+from ansible_collections.llamacpp.cluster.plugins.module_utils._hparams import per_model
+from ansible_collections.llamacpp.cluster.plugins.module_utils._memory import Estimate, Usage
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import HOST, MemoryDevice, Refused
 
@@ -29,21 +33,105 @@ class Projector(NamedTuple):
     compute: int
 
 
-def projector(model: ModelFacts, devices: Sequence[MemoryDevice]) -> Projector:
-    """Return what a projector takes and where; raises :class:`Refused` for another kind of file.
+@dataclass(frozen=True)
+class Eyes:
+    """The projector that an instance is served with.
 
-    clip.cpp takes the first GPU that ggml knows: those of the machine come before those of workers.
+    ``file``: its name beside the model. ``facts``: its header; None where it was not read, ``error`` says why.
+    ``size``: bytes of the file, where they are known. ``device``: the one that the operator's own words name, ``none``
+    for the head's memory; None leaves it to the plan.
     """
-    if model.architecture != "clip":
+
+    file: str
+    facts: ModelFacts | None = field(default=None, compare=False)
+    size: int | None = None
+    error: str = ""
+    device: str | None = None
+
+    def seat(self, devices: Sequence[MemoryDevice]) -> int | None:
+        """Return the number of the device that has it, or :data:`HOST`; None where it is none of ``devices``."""
+        if self.device is None:
+            return seat(devices)
+        names = [device.name for device in devices]
+        return HOST if self.device == "none" else names.index(self.device) if self.device in names else None
+
+    def takes(self, devices: Sequence[MemoryDevice]) -> Projector | None:
+        """Return what it takes and where; without a header the file's size stands for its weights."""
+        index = self.seat(devices)
+        if index is None:
+            return None
+        if self.facts is None:
+            return Projector(index, self.size or 0, 0)
+        return Projector(index, _weights(self.facts, _hardware(index, devices)), _buffers(self.facts))
+
+    def added(self, found: Estimate, devices: Sequence[MemoryDevice]) -> Estimate:
+        """Return an estimate with it: as what the process takes beside the model, whose layers it must not move."""
+        more = self.takes(devices)
+        if more is None:
+            note = "%s is no device of this instance: what the projector takes there is not planned" % self.device
+            return replace(found, exact=False, notes=(*found.notes, note))
+        size = more.model + more.compute
+        usages = [_with(item, size) if number == more.device else item for number, item in enumerate(found.devices)]
+        host = _with(found.host, size) if more.device == HOST else found.host
+        return replace(found, devices=tuple(usages), host=host, exact=False, notes=(*found.notes, self._note(more)))
+
+    def _note(self, more: Projector) -> str:
+        if self.facts is None:
+            planned = "the %d MiB of the file are" % (more.model >> 20) if self.size else "nothing is"
+            why = self.error or "nobody looked at it"
+            return "the header of the projector %s was not read: %s planned for it (%s)" % (self.file, planned, why)
+        return "the projector %s takes %d MiB of weights and at most %d MiB to compute, counted as overhead" % (
+            self.file,
+            more.model >> 20,
+            more.compute >> 20,
+        )
+
+
+def projector(model: ModelFacts, devices: Sequence[MemoryDevice]) -> Projector:
+    """Return what a projector takes and where; raises :class:`Refused` for another kind of file."""
+    if not is_projector(model):
         raise Refused("mmproj", "it is a model of its own (%s), not a projector" % (model.architecture or "no name"))
+    index = seat(devices)
+    return Projector(index, _weights(model, _hardware(index, devices)), _buffers(model))
+
+
+def is_projector(model: ModelFacts) -> bool:
+    """Whether llama-server takes a file for ``--mmproj``."""
+    return model.architecture == "clip"
+
+
+def seat(devices: Sequence[MemoryDevice]) -> int:
+    """Return the number of the device for a projector: the head's first GPU, else a worker's, else :data:`HOST`."""
     local = [index for index, device in enumerate(devices) if device.kind not in ("cpu", "rpc")]
-    remote = [index for index, device in enumerate(devices) if device.kind == "rpc"]
-    index = (local or remote or [HOST])[0]
-    kind = "host" if index == HOST else devices[index].hardware
-    weights = sum(
-        padded_tensor(kind, group.type, group.shape[0], group.nbytes) * group.copies for group in model.tensor_groups
-    )
-    return Projector(index, weights, max(_side(model, "vision"), _side(model, "audio")))
+    remote = [index for index, device in enumerate(devices) if device.kind == "rpc" and device.hardware != "cpu"]
+    return (local or remote or [HOST])[0]
+
+
+def _hardware(index: int, devices: Sequence[MemoryDevice]) -> str:
+    return "host" if index == HOST else devices[index].hardware
+
+
+def _with(usage: Usage, size: int) -> Usage:
+    return replace(usage, overhead=usage.overhead + size)
+
+
+@per_model
+def _known(model: ModelFacts) -> dict[str, int]:
+    return {}
+
+
+def _weights(model: ModelFacts, kind: str) -> int:
+    known = _known(model)
+    if kind not in known:
+        known[kind] = sum(
+            padded_tensor(kind, group.type, group.shape[0], group.nbytes) * group.copies
+            for group in model.tensor_groups
+        )
+    return known[kind]
+
+
+def _buffers(model: ModelFacts) -> int:
+    return max(_side(model, "vision"), _side(model, "audio"))
 
 
 def _side(model: ModelFacts, side: str) -> int:

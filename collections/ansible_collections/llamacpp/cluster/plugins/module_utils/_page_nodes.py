@@ -61,7 +61,7 @@ def _legend() -> Markup:
         "model": "weights",
         "context": "KV cache and recurrent state of all slots",
         "compute": "buffers of the computation graph",
-        "overhead": "what driver and backend take",
+        "overhead": "what driver, backend and a projector take",
         "margin": "stays free on purpose",
         "free": "left when all instances run",
     }

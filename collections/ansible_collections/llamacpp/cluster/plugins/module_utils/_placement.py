@@ -18,6 +18,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._hparams import per_model
 from ansible_collections.llamacpp.cluster.plugins.module_utils._layers import distribute, fill
 from ansible_collections.llamacpp.cluster.plugins.module_utils._memory import Estimate, Usage, estimate, layer_costs
+from ansible_collections.llamacpp.cluster.plugins.module_utils._mmproj import Eyes
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._pool import CPU, PoolNode
 from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import HOST, MemoryDevice, Settings
@@ -75,7 +76,7 @@ class Slot:
 class Knobs:
     """The settings of an instance while they are being chosen; ``context``: tokens a slot.
 
-    ``gpu_layers`` and ``tensor_split``: None where they follow from memory.
+    ``gpu_layers`` and ``tensor_split``: None where they follow from memory. ``eyes``: the projector that the plan adds.
     """
 
     context: int
@@ -93,6 +94,7 @@ class Knobs:
     kv_unified: bool
     swa_full: bool
     no_kv_offload: bool
+    eyes: Eyes | None = None
 
     @classmethod
     def of(cls, instance: Instance) -> Knobs:
@@ -317,6 +319,8 @@ def _estimated(
         found = _sliced(model, slots, settings, split)
     else:
         found = remembered(model, tuple(slot.memory for slot in slots), settings)
+    if knobs.eyes:
+        found = knobs.eyes.added(found, [slot.memory for slot in slots])
     shares = []
     beside = None
     if knobs.split_mode == "tensor":

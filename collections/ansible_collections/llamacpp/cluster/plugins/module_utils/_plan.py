@@ -329,7 +329,7 @@ def _blind(chooser: Chooser) -> Chosen | None:
     if instance.nodes is None:
         return None
     rung = next(iter(chooser.rungs()))
-    option = explicit(chooser.search, None, rung.knobs)
+    option = explicit(chooser.search, None, replace(rung.knobs, eyes=chooser.offers[0].eyes))
     return Chosen(chooser.offers[0], option, rung, MANY_NODES, (option,)) if option else None
 
 

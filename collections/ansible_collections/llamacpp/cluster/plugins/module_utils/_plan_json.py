@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._placement import
 from ansible_collections.llamacpp.cluster.plugins.module_utils._pool import CPU, Pool, PoolNode
 from ansible_collections.llamacpp.cluster.plugins.module_utils._ports import Ports
 from ansible_collections.llamacpp.cluster.plugins.module_utils._release import build_number
-from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import Settings
+from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import HOST, Settings
 from ansible_collections.llamacpp.cluster.plugins.module_utils._sources import Offer
 
 # LocalAI's deadline for a load through RPC: five minutes and 20 s a GiB.
@@ -114,6 +115,7 @@ def instance_json(
         "strategy": decision.option.strategy,
         "devices": [_device(share, endpoints, pool, declared) for share in placement.shares],
         "host_memory": _host_memory(placement),
+        "projector": _projector(decision),
         "workers": workers,
         "gpu_layers": placement.gpu_layers,
         "tensor_split": [plain(part) for part in placement.tensor_split],
@@ -200,6 +202,11 @@ def _server_values(
         values["--tensor-split"] = ",".join(str(plain(part)) for part in placement.tensor_split)
     if key_file:
         values["--api-key-file"] = key_file
+    projector = _projector(decision)
+    if projector:
+        values["--mmproj"] = projector["path"]
+        if knobs.eyes and knobs.eyes.device is None:
+            values["--mmproj-device"] = projector["device"]
     count = instance.threads or threads(declared, placement.head, nodes)
     batch_count = instance.threads_batch or count
     if count:
@@ -207,6 +214,21 @@ def _server_values(
     if batch_count:
         values["--threads-batch"] = str(batch_count)
     return values
+
+
+def _projector(decision: Decision) -> dict[str, Any] | None:
+    """Return the projector that the plan adds, and what of the overhead of its device (``none``: host) it is."""
+    eyes, slots = decision.placement.knobs.eyes, decision.placement.offload
+    if eyes is None:
+        return None
+    devices = [slot.memory for slot in slots]
+    index, takes = eyes.seat(devices), eyes.takes(devices)
+    return {
+        "path": posixpath.join(posixpath.dirname(decision.files[0]), eyes.file),
+        "device": eyes.device if index is None else "none" if index == HOST else slots[index].device_name,
+        "model_bytes": takes.model if takes else None,
+        "compute_bytes": takes.compute if takes else None,
+    }
 
 
 def _switches(knobs: Knobs) -> list[tuple[str, bool]]:

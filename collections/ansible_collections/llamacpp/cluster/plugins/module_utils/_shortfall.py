@@ -73,7 +73,7 @@ def closest(chooser: Chooser, offer: Offer) -> Option | None:
     search, facts = chooser.search, offer.facts
     if facts is None:
         raise AssertionError("only offers whose headers were read are tried")
-    knobs = chooser.tried(facts)
+    knobs = chooser.tried(offer, facts)
     found: list[Option | None] = []
     try:
         if chooser.instance.nodes is not None:
@@ -105,7 +105,7 @@ def _missing(chooser: Chooser, option: Option) -> str:
             users = [use.instance for use in node.uses.get(device.local_name, ())]
             beside = ", beside %s" % listing(users) if users else ""
             parts.append(
-                "%s of %s has %s for it%s, it takes %s (weights %s, context %s, compute %s, process %s)"
+                "%s of %s has %s for it%s, it takes %s (weights %s, context %s, compute %s, %s %s)"
                 % (
                     device.local_name,
                     share.slot.node,
@@ -115,6 +115,7 @@ def _missing(chooser: Chooser, option: Option) -> str:
                     gib(share.usage.model),
                     gib(share.usage.context),
                     gib(share.usage.compute),
+                    "process and projector" if placement.knobs.eyes else "process",
                     gib(share.usage.overhead),
                 )
             )

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._declared import Declared, Instance, Source
+from ansible_collections.llamacpp.cluster.plugins.module_utils._flags import own_projector, projector_device
 from ansible_collections.llamacpp.cluster.plugins.module_utils._hub import quantisation_name
+from ansible_collections.llamacpp.cluster.plugins.module_utils._mmproj import Eyes, is_projector
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import ModelFacts
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model_name import hub_name, stem
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import Problem, Rejected, listing
@@ -34,7 +36,7 @@ class HubFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """A quantisation that somebody looked at: ``facts``, or ``error`` in words.
+    """A quantisation that somebody looked at: ``facts``, or ``error`` in words; the same of its ``projector``.
 
     Of a hub also ``files`` in order, what lies ``beside`` them, and the ``commit`` that they are of.
     """
@@ -44,13 +46,15 @@ class Found:
     files: tuple[HubFile, ...] = ()
     beside: tuple[HubFile, ...] = ()
     commit: str | None = None
+    projector: Found | None = None
 
     @classmethod
     def from_result(cls, result: Mapping[str, Any]) -> Found:
         """Read a result of gguf_info: ``gguf`` or ``msg``."""
+        projector = cls.from_result(result["projector"]) if result.get("projector") else None
         if "gguf" not in result:
-            return cls(None, str(result.get("msg") or "its header was not read"))
-        return cls(ModelFacts.from_dict(result["gguf"]))
+            return cls(None, str(result.get("msg") or "its header was not read"), projector=projector)
+        return cls(ModelFacts.from_dict(result["gguf"]), projector=projector)
 
     @classmethod
     def from_hub(cls, result: Mapping[str, Any], quantisation: Mapping[str, Any]) -> Found:
@@ -59,7 +63,9 @@ class Found:
         columns = zip(*(quantisation[key] for key in ("files", "sizes", "sha256", "parts")))
         files = [HubFile(name, size, sha256, pieces=len(parts)) for name, size, sha256, parts in columns]
         beside = [HubFile(item["name"], item["size"], item["sha256"], item["role"]) for item in result["beside"]]
-        return cls(own.facts, own.error, tuple(files), tuple(beside), str(result["commit"]))
+        read = [cls.from_result(item) for item in result["beside"] if "gguf" in item or "msg" in item]
+        projector = read[0] if read else None
+        return cls(own.facts, own.error, tuple(files), tuple(beside), str(result["commit"]), projector)
 
 
 # By name of the quantisation; the empty name is the only one of a model in one source.
@@ -68,11 +74,15 @@ Looked = Mapping[str, Found]
 
 @dataclass(frozen=True)
 class Offer:
-    """A quantisation that an instance can get. ``facts``: None in a static plan without header."""
+    """A quantisation that an instance can get. ``facts``: None in a static plan without header.
+
+    ``eyes``: the projector that it is served with.
+    """
 
     quant: str
     source: Source
     facts: ModelFacts | None
+    eyes: Eyes | None = None
 
     @property
     def size(self) -> int:
@@ -147,7 +157,15 @@ def offers(declared: Declared, instance: Instance, looked: Looked | str | None) 
         if found is not None and found.facts is None:
             problems.append(Problem(own, source.where, _without(source.where, found.error)))
             continue
-        offer = Offer(name, source, found.facts if found else None)
+        try:
+            eyes = _eyes(instance, source, found)
+        except Rejected as error:
+            files = [file for file, _size, _sha256, role in source.extra if role == "mmproj"]
+            wrong = Problem(own + ".beside", listing(files), str(error))
+            # It is the same for every quantisation of a repository.
+            problems += [] if wrong in problems else [wrong]
+            continue
+        offer = Offer(name, source, found.facts if found else None, eyes)
         unfit = offer.facts.servable() if offer.facts else None
         if unfit:
             problems.append(Problem(own, source.where, unfit))
@@ -159,6 +177,27 @@ def offers(declared: Declared, instance: Instance, looked: Looked | str | None) 
             found_offers.append(offer)
     # One that cannot be read is no problem while another can.
     return sorted(found_offers, key=lambda item: (-item.size, item.quant)), [] if found_offers else problems
+
+
+def _eyes(instance: Instance, source: Source, found: Found | None) -> Eyes | None:
+    """Return the projector that lies beside a model, where the instance's own words say nothing of one.
+
+    Raises :class:`Rejected` for several, and for a file that is none.
+    """
+    files = [(name, size) for name, size, _sha256, role in source.extra if role == "mmproj"]
+    if not files or own_projector(instance.extra_args, instance.environment):
+        return None
+    if len(files) > 1:
+        fix = "llama-server takes one projector: keep one, or name it yourself, extra_args: [--mmproj, PATH]"
+        raise Rejected(fix)
+    device = projector_device(instance.extra_args, instance.environment)
+    read = found.projector if found else None
+    if read is None:
+        return Eyes(files[0][0], size=files[0][1], device=device)
+    if read.facts and not is_projector(read.facts):
+        kind = read.facts.architecture or "a file without an architecture"
+        raise Rejected("it is no projector, but %s; name the projector, or leave it out" % kind)
+    return Eyes(files[0][0], read.facts, files[0][1], read.error, device)
 
 
 def _check(variable: str, offer: Offer) -> Problem | None:

@@ -221,12 +221,13 @@ def vram_fit(
     own = next((room for room in rooms if room.kind == "cpu"), None)
     host_room = own or Room(host, "cpu", None, margin * MIB, sum(index == HOST for index in found.layers))
     every = [*rooms, *([] if own else [host_room])]
+    eyes_on = parts["mmproj"]["device"] if mmproj is not None else None
     return {
         "fits": all(room.fits for room in every),
         "exact": exact,
         "devices": [room.as_dict() for room in rooms],
         "host": dict(host_room.as_dict(), name="host"),
-        "args": arguments(listed, chosen, found, hparams(model).n_layer_all, paths or {}, draft_gpu_layers),
+        "args": arguments(listed, chosen, found, hparams(model).n_layer_all, paths or {}, draft_gpu_layers, eyes_on),
         "explanation": explain(every, found, chosen, margin),
         "notes": notes,
         "layers": ["host" if index == HOST else listed[index].name for index in found.layers],

@@ -134,6 +134,8 @@ plan:
     instances:
       description:
         - Head, workers, devices, layers, bytes, ports and arguments of every instance.
+        - C(projector) is that which lies beside the model, or null. Its C(model_bytes) and C(compute_bytes) are part of
+          the C(overhead_bytes) of its C(device), V(none) for the head's memory.
         - C(choices) says what was chosen, why, and what was rejected; C(alternatives) are all placements that would
           fit, best first, with a C(cost) to compare them by (lower is better).
       type: list

@@ -92,3 +92,15 @@ def test_the_checksum_of_what_pieces_become_is_not_that_of_a_piece():
     declared = {"path": "/m.gguf.part1of2", "sha256": "aa"}
     (item,) = models_from([{"name": "a", "model": declared}], "controller")
     assert item["model"] == {"path": "/m.gguf.part1of2"}
+
+
+def test_a_projector_beside_a_path_is_read_where_its_model_is():
+    beside = ["/srv/tokenizer.json", "/srv/mmproj-F16.gguf"]
+    declared = dict(FILE, beside=beside, sha256="aa", **{"from": "node"})
+    model, eyes = models_from([{"name": "a", "nodes": ["n1"], "model": declared}], "node")
+    assert "projector" not in model
+    # The checksum is the model's.
+    assert eyes == dict(model, model={"path": "/srv/mmproj-F16.gguf"}, projector=True)
+    assert models_from([{"name": "a", "nodes": ["n1"], "model": declared}], "controller") == []
+    two = dict(declared, beside=[*beside, "/srv/mmproj-BF16.gguf"])
+    assert len(models_from([{"name": "a", "nodes": ["n1"], "model": two}], "node")) == 1

@@ -77,6 +77,20 @@ def test_models_with_several_quantisations():
     }
 
 
+def test_the_projector_of_a_model():
+    item = {"name": "a", "quant": "", "model": {}, "head": None}
+    results = [
+        {"item": item, "gguf": {"n_layers": 1}},
+        {"item": dict(item, projector=True), "msg": "it is truncated"},
+        {"item": dict(item, name="b", quant="Q8_0"), "gguf": {"n_layers": 2}},
+        {"item": dict(item, name="b", quant="Q8_0", projector=True), "gguf": {"n_layers": 0}},
+    ]
+    assert filters.found_models([{"results": results}]) == {
+        "a": {"gguf": {"n_layers": 1}, "projector": {"msg": "it is truncated"}},
+        "b": {"quants": {"Q8_0": {"gguf": {"n_layers": 2}, "projector": {"gguf": {"n_layers": 0}}}}},
+    }
+
+
 def test_names_of_replicas():
     declared = [{"name": "a"}, {"name": "b", "replicas": 2}, {"name": "c", "replicas": "auto"}]
     names = filters.instance_names(declared)

@@ -98,6 +98,15 @@ def test_less_than_planned_is_drift_on_a_gpu_alone():
     assert "takes 101 MiB less than planned" in drifted(entries)[0]
 
 
+def test_the_bound_for_a_projector_may_be_missing():
+    planned = plan()
+    planned["instances"][0]["projector"] = {"device": "CUDA0", "model_bytes": 50 * MIB, "compute_bytes": 300 * MIB}
+    found = {head: make_ledger(planned, NODES, reality(head=head, gpu=head), {}, MARGIN) for head in (1200, 1199)}
+    # On its device alone.
+    assert [item.device for item in found[1200] if item.drift] == ["RPC0"]
+    assert [item.device for item in found[1199] if item.drift] == ["RPC0", "CUDA0"]
+
+
 def test_mapped_pages_are_the_kernels_to_take_back():
     services = reality()
     services["node1"]["llamacpp-demo.service"] = taken(1600, host=400, mapped=700)

@@ -198,6 +198,19 @@ def test_a_projector_goes_to_the_first_gpu_of_the_machine():
     assert not found["exact"]
 
 
+def test_where_a_projector_goes_is_said():
+    worker = {"name": "RPC0", "kind": "rpc", "total": "8 GiB"}
+
+    def said(devices):
+        words = fit(devices, mmproj=projector(), paths={"mmproj": "/m/eyes.gguf"})["args"]
+        return words[words.index("--mmproj") : words.index("--mmproj") + 4]
+
+    # Left out, it would be the first of --device, the worker's.
+    assert said([worker, device()]) == ["--mmproj", "/m/eyes.gguf", "--mmproj-device", "CUDA0"]
+    assert said([dict(worker, backend="cuda")])[-1] == "RPC0"
+    assert said([worker])[-1] == "none"
+
+
 def test_pictures_of_any_size_need_more():
     fixed = fit([device()], mmproj=projector())["parts"]["mmproj"]
     free = fit([device()], mmproj=projector(**{"clip.vision.spatial_merge_size": 2}))["parts"]["mmproj"]
