@@ -10,6 +10,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._model import Ten
 from ansible_collections.llamacpp.cluster.plugins.module_utils._plan import make_plan
 from ansible_collections.llamacpp.cluster.plugins.module_utils._problem import PlanError
 from ansible_collections.llamacpp.cluster.plugins.module_utils._sources import Found, HubFile
+from ansible_collections.llamacpp.cluster.plugins.modules.cluster_plan import read_model
 from ansible_collections.llamacpp.cluster.tests.unit.builders import (
     GIB,
     MIB,
@@ -216,3 +217,18 @@ def test_a_static_plan_serves_it_without_knowing_its_size():
     assert value(found["args"], "--mmproj") == PATH
     assert value(found["args"], "--mmproj-device") == "CUDA0"
     assert found["host_memory"] is None
+
+
+@pytest.mark.parametrize("gathered", [lambda item: item, lambda item: {"quants": {"": item}}])
+def test_what_was_read_of_a_path_tells_of_it(gathered):
+    read = read_model(gathered({"gguf": model().as_dict(), "projector": {"gguf": projector().as_dict()}}))[""]
+    assert (read.facts.architecture, read.projector.facts.architecture) == ("toy", "clip")
+    read = read_model(gathered({"gguf": model().as_dict(), "projector": {"msg": "cut off"}}))[""]
+    assert (read.projector.facts, read.projector.error) == (None, "cut off")
+    assert read_model(gathered({"gguf": model().as_dict()}))[""].projector is None
+
+
+def test_of_a_path_without_a_header_nothing_is_counted_and_a_note_says_so():
+    found = planned(beside=Found(None, "cut off"))
+    assert overheads(found) == overheads(planned(without()))
+    assert found["notes"][-1].endswith("was not read: nothing is planned for it (cut off)")
