@@ -8,6 +8,7 @@ hf_api.py), which nodes do not have.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -120,10 +121,8 @@ def hub_files(repo: str, revision: str | None = None, client: Client | None = No
     files: list[HubFile] = []
     for _number in range(_PAGES):
         answer, place = client.open(url)
-        with answer:
-            body = answer.read(_PAGE_BYTES + 1)
-            following = _next_page(answer.headers.get("Link"))
-        files.extend(_entries(url, body))
+        files.extend(_entries(url, _body(url, answer)))
+        following = _next_page(answer.headers.get("Link"))
         if not following:
             return sorted(files)
         url = urljoin(place, following)
@@ -139,12 +138,36 @@ def hub_commit(repo: str, revision: str | None = None, client: Client | None = N
         quote(revision or DEFAULT_REVISION, safe=""),
     )
     answer, _place = client.open(url)
-    with answer:
-        found = _json(url, answer.read(_PAGE_BYTES + 1))
+    found = _json(url, _body(url, answer))
     commit = found.get("sha") if isinstance(found, dict) else None
     if not isinstance(commit, str):
         raise RemoteError(url, "the answer names no commit; see that HF_ENDPOINT is a hub")
     return commit
+
+
+def is_away(error: RemoteError) -> bool:
+    """Whether a hub did not get to answer; not where it refused, or knows of nothing."""
+    if error.status is not None:
+        return error.status >= 500 or error.status in (408, 425, 429)
+    return isinstance(error.__cause__, (OSError, http.client.HTTPException))
+
+
+def first_addresses(repo: str, commit: str, parts: Sequence[Sequence[str]]) -> list[str]:
+    """Return where the first part of each file is."""
+    return [Address(repo, names[0], commit).url() for names in parts]
+
+
+def _body(url: str, answer: Any) -> bytes:
+    """Read an answer, and close it. One that a broken connection cut short reads as if it were whole."""
+    try:
+        with answer:
+            body: bytes = answer.read(_PAGE_BYTES + 1)
+        length = str(answer.headers.get("Content-Length") or "")
+        if length.isdigit() and len(body) < min(int(length), _PAGE_BYTES):
+            raise http.client.IncompleteRead(body, int(length) - len(body))
+    except (OSError, http.client.HTTPException) as error:
+        raise RemoteError(url, "the connection broke: %s; try again later" % error) from error
+    return body
 
 
 def _json(url: str, body: bytes) -> Any:

@@ -32,7 +32,8 @@ options:
     type: int
     default: 30
   headers:
-    description: Read the header of each quantisation too, as M(llamacpp.cluster.gguf_info) does.
+    description:
+      - Read the header of each quantisation too, and of projectors beside them, as M(llamacpp.cluster.gguf_info) does.
     type: bool
     default: false
   quants:
@@ -53,6 +54,13 @@ options:
   endpoint:
     description: Address of the hub, instead of that in E(HF_ENDPOINT).
     type: str
+  memory:
+    description:
+      - Directory where each answer is kept, without token. When the hub cannot be reached, or says that it cannot
+        answer now, that of the last time is returned with a warning that says when that was.
+      - A hub that refuses, or does not have the repository, is believed. In check mode nothing is kept.
+    type: path
+    version_added: 0.3.0
 extends_documentation_fragment:
   - llamacpp.cluster.attributes.info
 seealso:
@@ -118,8 +126,12 @@ quantisations:
       elements: str
     gguf:
       description: What M(llamacpp.cluster.gguf_info) returns.
-      returned: O(headers=true)
+      returned: O(headers=true), and the header can be read
       type: dict
+    msg:
+      description: Why its header cannot be read. When no header can, the module fails.
+      returned: O(headers=true), and the header cannot be read
+      type: str
 beside:
   description: The files of O(beside), the same for all quantisations.
   returned: success
@@ -138,6 +150,14 @@ beside:
     role:
       description: V(mmproj), V(tokenizer), V(imatrix) or V(other).
       type: str
+    gguf:
+      description: What M(llamacpp.cluster.gguf_info) returns of a projector.
+      returned: O(headers=true) and it could be read
+      type: dict
+    msg:
+      description: Why the header of a projector could not be read.
+      returned: O(headers=true) and it could not be read
+      type: str
 """
 
 import os
@@ -153,19 +173,27 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_choice imp
     choose,
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError
+from ansible_collections.llamacpp.cluster.plugins.module_utils._http import RemoteError
 from ansible_collections.llamacpp.cluster.plugins.module_utils._hub import (
     PREFIX,
     Address,
     HubFile,
+    endpoint,
+    first_addresses,
     hub_client,
     hub_commit,
     hub_files,
+    is_away,
     quantisation_name,
     quantisations,
 )
+from ansible_collections.llamacpp.cluster.plugins.module_utils._hub_memory import HubMemory
 from ansible_collections.llamacpp.cluster.plugins.module_utils._join import whole_files
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model_name import stem
 from ansible_collections.llamacpp.cluster.plugins.module_utils._read_model import read_addresses
+
+# Options that make another answer.
+_QUESTION = ("repo", "revision", "headers", "quants", "folder", "file", "beside")
 
 
 class Repository:
@@ -174,6 +202,8 @@ class Repository:
     def __init__(self, params: dict[str, Any]) -> None:
         self.params = params
         self.repo: str = params["repo"]
+        # Whether another time may tell more.
+        self.passing = False
         client = hub_client(params["token"], params["timeout"])
         self.commit = hub_commit(self.repo, params["revision"], client)
         self.files = hub_files(self.repo, self.commit, client)
@@ -209,6 +239,11 @@ class Repository:
             ]
             quant = quantisation_name(own[0].parts[0].name.partition(".part")[0])
             found[quant or name or stem(own[0].name)] = self.describe(own)
+        if self.params["headers"]:
+            for item in beside:
+                item.update(self.header([item["name"]]) if item["role"] == "mmproj" else {})
+        if found and all("msg" in item for item in found.values()):
+            raise ChoiceError(next(iter(found.values()))["msg"])
         return {
             "commit": self.commit,
             "files": [dict(item._asdict()) for item in self.files],
@@ -216,26 +251,47 @@ class Repository:
             "beside": beside,
         }
 
+    def header(self, names: list[str]) -> dict[str, Any]:
+        """Return what the header of a model or a projector says, or why it does not: others can be read without it."""
+        urls = [Address(self.repo, name, self.commit).url() for name in names]
+        try:
+            return {"gguf": read_addresses(urls, self.params["token"], self.params["timeout"]).as_dict()}
+        except GgufError as error:
+            return {"msg": "%s%s: %s" % (PREFIX, self.repo, error)}
+        except RemoteError as error:
+            # What is true of the whole repository.
+            if is_away(error) or error.status in (401, 403):
+                raise
+            self.passing = self.passing or error.status is None
+            return {"msg": str(error)}
+
     def describe(self, own: list[Wanted]) -> dict[str, Any]:
         """Return one quantisation."""
         parts = [[part.name for part in item.parts] for item in own]
-        urls = [[Address(self.repo, name, self.commit).url() for name in names] for names in parts]
         found: dict[str, Any] = {
             "files": [_whole_name(names) for names in parts],
             "sizes": [item.size for item in own],
             "bytes": sum(item.size for item in own),
             "sha256": [item.sha256 for item in own],
             "parts": parts,
-            "urls": [names[0] for names in urls],
+            "urls": first_addresses(self.repo, self.commit, parts),
         }
         if self.params["headers"]:
-            every = [url for names in urls for url in names]
-            found["gguf"] = read_addresses(every, self.params["token"], self.params["timeout"]).as_dict()
+            found.update(self.header([name for names in parts for name in names]))
         return found
 
 
 def _whole_name(parts: list[str]) -> str:
     return next(iter(whole_files(parts)))
+
+
+def _keep(module: AnsibleModule, memory: HubMemory, found: dict[str, Any]) -> None:
+    try:
+        memory.keep(found)
+    except OSError as error:
+        module.warn(
+            "memory = %s: %s. Each run needs the hub until it can be written." % (module.params["memory"], error)
+        )
 
 
 def main() -> None:
@@ -252,6 +308,7 @@ def main() -> None:
             "file": {"type": "str"},
             "beside": {"type": "list", "elements": "str", "default": []},
             "endpoint": {"type": "str"},
+            "memory": {"type": "path"},
         },
         mutually_exclusive=[("quants", "folder", "file")],
         supports_check_mode=True,
@@ -259,12 +316,20 @@ def main() -> None:
     params = module.params
     if params["endpoint"]:
         os.environ["HF_ENDPOINT"] = params["endpoint"]
+    question = {name: params[name] for name in _QUESTION}
+    memory = HubMemory(params["memory"], endpoint(), question) if params["memory"] else None
     try:
-        found = Repository(params).look()
-    except GgufError as error:
-        module.fail_json(msg="%s%s: %s" % (PREFIX, params["repo"], error))
+        repository = Repository(params)
+        found = repository.look()
     except (ChoiceError, OSError) as error:
-        module.fail_json(msg=str(error))
+        before = memory.recall() if memory and isinstance(error, RemoteError) and is_away(error) else None
+        if before is None:
+            module.fail_json(msg=str(error))
+        found, since = before
+        module.warn("%s. What the hub said at %s is used." % (error, since))
+    else:
+        if memory and not repository.passing and not module.check_mode:
+            _keep(module, memory, found)
     module.exit_json(changed=False, **found)
 
 

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
+import io
 
 import pytest
 
@@ -17,6 +19,7 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._hub import (
     hub_client,
     hub_commit,
     hub_files,
+    is_away,
     parse_address,
     quantisation_name,
     quantisations,
@@ -134,6 +137,30 @@ def test_an_answer_that_is_no_list(hub, monkeypatch, answer):
     hub.files["fake/api/models/owner/model/tree/main"] = answer
     with pytest.raises(RemoteError, match="see that HF_ENDPOINT is a hub"):
         hub_files("owner/model")
+
+
+class Answer(io.BytesIO):
+    """An answer of which less comes than was announced, or an error."""
+
+    def __init__(self, error):
+        super().__init__(b"[{")
+        self.headers = {"Content-Length": "9000"}
+        self.error = error
+
+    def read(self, size=-1):
+        if self.error:
+            raise self.error
+        return super().read(size)
+
+
+@pytest.mark.parametrize("error", [None, TimeoutError("timed out"), http.client.IncompleteRead(b"")])
+def test_an_answer_that_is_cut_short_is_no_bad_list(error):
+    client = hub_client()
+    client.open = lambda url: (Answer(error), url)
+    for ask in (hub_files, hub_commit):
+        with pytest.raises(RemoteError, match="the connection broke") as caught:
+            ask("owner/model", client=client)
+        assert is_away(caught.value)
 
 
 def test_a_list_without_end(hub, monkeypatch):

@@ -9,7 +9,7 @@ import hashlib
 import pytest
 
 from ansible_collections.llamacpp.cluster.plugins.modules import hub_info
-from ansible_collections.llamacpp.cluster.tests.unit.builders import llama
+from ansible_collections.llamacpp.cluster.tests.unit.builders import gguf, llama
 from ansible_collections.llamacpp.cluster.tests.unit.gguf_bytes import split
 from ansible_collections.llamacpp.cluster.tests.unit.hub_server import COMMIT
 
@@ -65,6 +65,26 @@ def test_a_folder_and_what_lies_beside_it(run_module, hub):
     ]
 
 
+def test_the_header_of_a_projector(run_module, hub):
+    hub.files = {
+        "M-Q8_0.gguf": llama(),
+        "mmproj-F16.gguf": gguf({"general.architecture": "clip"}, []),
+        "config.json": b"",
+    }
+    (eyes, other) = run_module(hub_info, repo="owner/model", beside=["mmproj", "tokenizer"], headers=True)["beside"]
+    assert eyes["gguf"]["architecture"] == "clip"
+    assert ("gguf" in other, "msg" in other) == (False, False)
+    (plain,) = run_module(hub_info, repo="owner/model", beside=["mmproj"])["beside"]
+    assert "gguf" not in plain
+
+
+def test_a_projector_that_cannot_be_read_does_not_hide_the_model(run_module, hub):
+    hub.files = {"M-Q8_0.gguf": llama(), "mmproj-F16.gguf": b"projector"}
+    result = run_module(hub_info, repo="owner/model", beside=["mmproj"], headers=True)
+    assert result["quantisations"]["Q8_0"]["gguf"]["architecture"] == "llama"
+    assert "not a GGUF file" in result["beside"][0]["msg"]
+
+
 def test_the_only_model_needs_no_word_for_it(run_module, hub):
     hub.files = {"toy.gguf": llama()}
     assert list(run_module(hub_info, repo="owner/model", headers=True)["quantisations"]) == ["toy"]
@@ -90,7 +110,84 @@ def test_a_repository_that_is_not_there(run_module, repository):
     assert "there is no such repository" in run_module(hub_info, repo="owner/none")["msg"]
 
 
-def test_a_broken_file(run_module, repository):
+def test_a_broken_file_is_its_own_fault(run_module, repository):
     repository.files["M-Q4_K_M.gguf"] = b"<html>"
-    result = run_module(hub_info, repo="owner/model", headers=True)
-    assert result["msg"].startswith("hf://owner/model: it is not a GGUF file")
+    found = run_module(hub_info, repo="owner/model", headers=True)["quantisations"]
+    assert found["Q8_0"]["gguf"]["tensor_count"] == 2
+    assert found["Q4_K_M"]["msg"].startswith("hf://owner/model: it is not a GGUF file")
+    assert "gguf" not in found["Q4_K_M"]
+    result = run_module(hub_info, repo="owner/model", headers=True, quants=["Q4_K_M"])
+    assert result["failed"] and result["msg"].startswith("hf://owner/model: it is not a GGUF file")
+
+
+@pytest.fixture
+def ask(run_module, repository, tmp_path, monkeypatch):
+    """Ask about the repository, with a memory."""
+
+    warnings = []
+    # In a process that has imported the control node's side of Ansible, warnings do not go into the result.
+    monkeypatch.setattr(hub_info.AnsibleModule, "warn", lambda _module, text: warnings.append(text))
+
+    def asked(**changes):
+        warnings.clear()
+        given = {"headers": True, "memory": str(tmp_path / "m"), "endpoint": repository.url, **changes}
+        return {**run_module(hub_info, repo="owner/model", **given), "warnings": list(warnings)}
+
+    return asked
+
+
+def test_a_hub_that_is_away_said_what_it_said(ask, repository):
+    told = ask(token="hf_secret")
+    away = "http://somebody:hidden@127.0.0.1:9"
+    assert ask(endpoint=away)["failed"], "another hub may have other files"
+    repository.shutdown()
+    repository.server_close()
+    result = ask(token="hf_secret")
+    (warning,) = result["warnings"]
+    assert "What the hub said at 20" in warning and "UTC is used" in warning and repository.url in warning
+    assert {**result, "warnings": []} == told
+    for changes in ({"quants": ["Q8_0"]}, {"revision": "v2"}, {"beside": ["tokenizer"]}, {"memory": None}):
+        assert ask(**changes)["failed"]
+
+
+def test_the_memory_has_no_secrets_and_check_mode_writes_none(ask, repository, tmp_path):
+    with_password = repository.url.replace("://", "://somebody:hidden@")
+    ask(token="hf_secret", endpoint=with_password, check=True)
+    assert not (tmp_path / "m").exists()
+    ask(token="hf_secret", endpoint=with_password)
+    (kept,) = (tmp_path / "m").iterdir()
+    assert "hidden" not in kept.read_text() and "hf_secret" not in kept.read_text()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_hub_that_cannot_answer_now_is_away(ask, repository, status):
+    told = ask()
+    repository.refusals = [(status, {"Retry-After": "600"})]
+    result = ask()
+    assert "What the hub said at" in result["warnings"][0]
+    assert result["quantisations"] == told["quantisations"]
+    assert not ask()["warnings"], "it is asked again"
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, ""), (403, "GatedRepo"), (404, "RepoNotFound")])
+def test_a_hub_that_refuses_is_believed(ask, repository, status, code):
+    ask()
+    repository.refusals = [(status, {"X-Error-Code": code})]
+    assert ask()["failed"]
+
+
+def test_a_memory_that_cannot_be_read_is_none(ask, repository, tmp_path):
+    ask()
+    (kept,) = (tmp_path / "m").iterdir()
+    for content in ("", "[]", '{"answer": {}}', '{"answer": {"quantisations": {"Q8_0": null}}}'):
+        kept.write_text(content)
+        repository.refusals = [(503, {"Retry-After": "600"})]
+        result = ask()
+        assert result["failed"] and "503" in result["msg"]
+
+
+def test_a_memory_that_cannot_be_written_is_said(ask, tmp_path):
+    (tmp_path / "m").write_text("")
+    result = ask()
+    assert result["commit"] == COMMIT
+    assert str(tmp_path / "m") in result["warnings"][0]
