@@ -21,6 +21,8 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._settings import 
 
 # set_warmup_n_tokens in clip.cpp: the most patches that a projector without a picture size of its own starts with.
 _MOST_PATCHES = 46 * 46
+# What most have, for one that does not say.
+_HEADS = 16
 # Seconds of sound that are encoded at a time make this many frames (whisper's window).
 _AUDIO_FRAMES = 3000
 
@@ -55,18 +57,21 @@ class Eyes:
         names = [device.name for device in devices]
         return HOST if self.device == "none" else names.index(self.device) if self.device in names else None
 
-    def takes(self, devices: Sequence[MemoryDevice]) -> Projector | None:
-        """Return what it takes and where; without a header the file's size stands for its weights."""
+    def takes(self, devices: Sequence[MemoryDevice], flash: bool) -> Projector | None:
+        """Return what it takes and where; without a header the file's size stands for its weights.
+
+        ``flash``: whether it computes with flash attention, which llama-server does unless it is told not to.
+        """
         index = self.seat(devices)
         if index is None:
             return None
         if self.facts is None:
             return Projector(index, self.size or 0, 0)
-        return Projector(index, _weights(self.facts, _hardware(index, devices)), _buffers(self.facts))
+        return Projector(index, _weights(self.facts, _hardware(index, devices)), _buffers(self.facts, flash))
 
-    def added(self, found: Estimate, devices: Sequence[MemoryDevice]) -> Estimate:
+    def added(self, found: Estimate, devices: Sequence[MemoryDevice], flash: bool) -> Estimate:
         """Return an estimate with it: as what the process takes beside the model, whose layers it must not move."""
-        more = self.takes(devices)
+        more = self.takes(devices, flash)
         if more is None:
             note = "%s is no device of this instance: what the projector takes there is not planned" % self.device
             return replace(found, exact=False, notes=(*found.notes, note))
@@ -87,12 +92,12 @@ class Eyes:
         )
 
 
-def projector(model: ModelFacts, devices: Sequence[MemoryDevice]) -> Projector:
+def projector(model: ModelFacts, devices: Sequence[MemoryDevice], flash: bool = True) -> Projector:
     """Return what a projector takes and where; raises :class:`Refused` for another kind of file."""
     if not is_projector(model):
         raise Refused("mmproj", "it is a model of its own (%s), not a projector" % (model.architecture or "no name"))
     index = seat(devices)
-    return Projector(index, _weights(model, _hardware(index, devices)), _buffers(model))
+    return Projector(index, _weights(model, _hardware(index, devices)), _buffers(model, flash))
 
 
 def is_projector(model: ModelFacts) -> bool:
@@ -130,12 +135,13 @@ def _weights(model: ModelFacts, kind: str) -> int:
     return known[kind]
 
 
-def _buffers(model: ModelFacts) -> int:
-    return max(_side(model, "vision"), _side(model, "audio"))
+def _buffers(model: ModelFacts, flash: bool) -> int:
+    # Each has buffers of its own, which are there from the start.
+    return _side(model, "vision", flash) + _side(model, "audio", flash)
 
 
-def _side(model: ModelFacts, side: str) -> int:
-    """Bound the buffers of one encoder: its widest layer for every patch, attention without flash included."""
+def _side(model: ModelFacts, side: str, flash: bool) -> int:
+    """Bound the buffers of one encoder: its widest layer for every patch."""
     prefix = "clip.%s." % side
 
     def number(key: str) -> int:
@@ -156,5 +162,7 @@ def _side(model: ModelFacts, side: str) -> int:
         patches, pixels = _AUDIO_FRAMES // 2, 4 * _AUDIO_FRAMES * max(number("num_mel_bins"), 1)
     # Residual, normed, query, key, value, attention's result and its sum; gate and up of the widest layer.
     rows = 4 * patches * (7 * width + 2 * max(number("feed_forward_length"), 4 * width))
-    scores = 2 * 4 * patches * patches
+    # The mask twice; without flash attention the scores of every head, too.
+    heads = 0 if flash else number("attention.head_count") or _HEADS
+    scores = (2 + heads) * 4 * patches * patches
     return rows + scores + 2 * pixels

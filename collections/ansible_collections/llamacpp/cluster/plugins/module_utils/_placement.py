@@ -320,7 +320,7 @@ def _estimated(
     else:
         found = remembered(model, tuple(slot.memory for slot in slots), settings)
     if knobs.eyes:
-        found = knobs.eyes.added(found, [slot.memory for slot in slots])
+        found = knobs.eyes.added(found, [slot.memory for slot in slots], knobs.flash_attention != "off")
     shares = []
     beside = None
     if knobs.split_mode == "tensor":

@@ -218,11 +218,12 @@ def _server_values(
 
 def _projector(decision: Decision) -> dict[str, Any] | None:
     """Return the projector that the plan adds, and what of the overhead of its device (``none``: host) it is."""
-    eyes, slots = decision.placement.knobs.eyes, decision.placement.offload
+    knobs, slots = decision.placement.knobs, decision.placement.offload
+    eyes = knobs.eyes
     if eyes is None:
         return None
     devices = [slot.memory for slot in slots]
-    index, takes = eyes.seat(devices), eyes.takes(devices)
+    index, takes = eyes.seat(devices), eyes.takes(devices, knobs.flash_attention != "off")
     return {
         "path": posixpath.join(posixpath.dirname(decision.files[0]), eyes.file),
         "device": eyes.device if index is None else "none" if index == HOST else slots[index].device_name,

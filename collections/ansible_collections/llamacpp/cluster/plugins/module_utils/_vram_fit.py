@@ -208,7 +208,7 @@ def vram_fit(
         notes += ["draft: %s" % note for note in drafting.notes]
         parts["draft"] = {"devices": [_plain(item) for item in drafting.devices], "host": _plain(drafting.host)}
     if mmproj is not None:
-        eyes = projector(facts_of(mmproj, "mmproj"), listed)
+        eyes = projector(facts_of(mmproj, "mmproj"), listed, found.flash_attn)
         usages, host = _with_projector(usages, host, eyes)
         notes.append("mmproj: its weights are exact, its buffers a bound for the largest picture")
         exact = False

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model import TensorGroup
@@ -29,6 +31,7 @@ VISION = {
     "clip.vision.feed_forward_length": 4304,
     "clip.vision.patch_size": 14,
     "clip.vision.image_size": 896,
+    "clip.vision.attention.head_count": 16,
 }
 GPU = device("cuda", 8)
 
@@ -78,6 +81,23 @@ def test_it_is_served_and_has_room_on_the_gpu():
     assert found["devices"][0]["free_bytes"] == plain["devices"][0]["free_bytes"] - more[0]
     assert "mmproj-F16.gguf takes 512 MiB of weights" in found["notes"][-1]
     assert (plain["projector"], "--mmproj" in plain["args"]) == (None, False)
+
+
+def test_without_flash_attention_it_holds_the_scores_of_every_head():
+    with_it, without_it = (planned(flash_attention=word)["projector"]["compute_bytes"] for word in ("auto", "off"))
+    # 4096 patches, 16 heads, single precision.
+    assert without_it - with_it == 16 * 4 * 4096 * 4096
+    assert planned(flash_attention="on")["projector"]["compute_bytes"] == with_it
+
+
+def test_eyes_and_ears_have_buffers_of_their_own():
+    ears = {"clip.audio.embedding_length": 1280, "clip.audio.feed_forward_length": 5120, "clip.audio.num_mel_bins": 128}
+
+    def buffers(metadata):
+        read = replace(projector(), metadata=metadata)
+        return planned(beside=Found(read))["projector"]["compute_bytes"]
+
+    assert buffers({**VISION, **ears}) == buffers(VISION) + buffers(ears) > buffers(VISION)
 
 
 def test_a_worker_does_not_get_it_while_the_head_has_a_gpu():
