@@ -152,11 +152,6 @@ def is_away(error: RemoteError) -> bool:
     return isinstance(error.__cause__, (OSError, http.client.HTTPException))
 
 
-def first_addresses(repo: str, commit: str, parts: Sequence[Sequence[str]]) -> list[str]:
-    """Return where the first part of each file is."""
-    return [Address(repo, names[0], commit).url() for names in parts]
-
-
 def _body(url: str, answer: Any) -> bytes:
     """Read an answer, and close it. One that a broken connection cut short reads as if it were whole."""
     try:

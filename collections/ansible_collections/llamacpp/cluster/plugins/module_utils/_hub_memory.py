@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What a hub said the last time, for when it cannot be reached: models that are in their place need no hub.
 
-A file for each question. Neither token nor addresses are in it, as addresses may have a password.
+A file for each question. Neither tokens nor passwords are in it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._http import shown
-from ansible_collections.llamacpp.cluster.plugins.module_utils._hub import first_addresses
 from ansible_collections.llamacpp.cluster.plugins.module_utils._textfile import bring
+
+# What of a result of hub_info is the hub's answer, and which of its options ask for another one.
+_ANSWER = ("commit", "files", "quantisations", "beside")
+_QUESTION = ("repo", "revision", "headers", "quants", "folder", "file", "beside")
 
 
 class HubMemory:
-    """Remembers below ``directory`` what a hub at ``endpoint`` answered to ``question``, which names a ``repo``."""
+    """Remembers below ``directory`` what the hub at ``endpoint`` answered to ``options`` of hub_info."""
 
-    def __init__(self, directory: str, endpoint: str, question: Mapping[str, Any]) -> None:
-        self._repo = str(question["repo"])
-        self._about = {**question, "endpoint": shown(endpoint)}
-        told = json.dumps([endpoint, sorted(question.items())])
+    def __init__(self, directory: str, endpoint: str, options: Mapping[str, Any]) -> None:
+        self._about = {"endpoint": shown(endpoint), **{name: options.get(name) for name in _QUESTION}}
+        told = json.dumps(self._about, sort_keys=True)
         self._path = os.path.join(directory, hashlib.sha256(told.encode()).hexdigest()[:32] + ".json")
 
-    def keep(self, answer: Mapping[str, Any]) -> None:
+    def keep(self, result: Mapping[str, Any]) -> None:
         """Remember a result of hub_info instead of the one before; raises :class:`OSError`."""
-        bare = {
-            name: {key: value for key, value in found.items() if key != "urls"}
+        answer = {name: result[name] for name in _ANSWER}
+        answer["quantisations"] = {
+            name: {**found, "urls": [shown(url) for url in found["urls"]]}
             for name, found in answer["quantisations"].items()
         }
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-        kept = {"about": self._about, "since": since, "answer": {**answer, "quantisations": bare}}
+        kept = {"about": self._about, "since": since, "answer": answer}
         bring(self._path, json.dumps(kept, sort_keys=True) + "\n")
 
     def recall(self) -> tuple[dict[str, Any], str] | None:
@@ -43,9 +46,6 @@ class HubMemory:
         try:
             with open(self._path, encoding="utf-8") as stream:
                 kept = json.load(stream)
-            answer: dict[str, Any] = kept["answer"]
-            for found in answer["quantisations"].values():
-                found["urls"] = first_addresses(self._repo, answer["commit"], found["parts"])
-            return answer, str(kept["since"])
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return {name: kept["answer"][name] for name in _ANSWER}, str(kept["since"])
+        except (OSError, ValueError, LookupError, TypeError):
             return None

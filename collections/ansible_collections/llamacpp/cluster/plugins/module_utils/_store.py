@@ -11,7 +11,6 @@
   incoming/<sha256>.part       a file on its way in; .lock beside it is held by whoever brings it
   quarantine/<sha256>.<time>   a blob whose bytes turned out to be others
   .sha256.json                 checksums of files that were adopted, and of those that preflight read (_hash_cache.py)
-  .hub/                        what hubs said, for when they cannot be reached (_hub_memory.py)
   .lock                        held while names or blobs change, never while bytes come in
 
 How a model comes in: ``lacking`` says which files it needs (what is there and has another time than its stamp is hashed

@@ -56,8 +56,9 @@ options:
     type: str
   memory:
     description:
-      - Directory where each answer is kept, without token. When the hub cannot be reached, or says that it cannot
-        answer now, that of the last time is returned with a warning that says when that was.
+      - Directory on the control node where the action plugin keeps each answer, without token. When the hub cannot be
+        reached, or says that it cannot answer now, what it said to the same question before is returned, with a warning
+        that says when that was.
       - A hub that refuses, or does not have the repository, is believed. In check mode nothing is kept.
     type: path
     version_added: 0.3.0
@@ -77,6 +78,14 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+endpoint:
+  description: Address of the hub, without a password.
+  returned: always
+  type: str
+away:
+  description: Whether the hub could not be reached, or broke off; another time it may say more.
+  returned: always
+  type: bool
 commit:
   description: The commit that the revision is now.
   returned: success
@@ -173,13 +182,12 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._fetch_choice imp
     choose,
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._gguf import GgufError
-from ansible_collections.llamacpp.cluster.plugins.module_utils._http import RemoteError
+from ansible_collections.llamacpp.cluster.plugins.module_utils._http import RemoteError, shown
 from ansible_collections.llamacpp.cluster.plugins.module_utils._hub import (
     PREFIX,
     Address,
     HubFile,
     endpoint,
-    first_addresses,
     hub_client,
     hub_commit,
     hub_files,
@@ -187,13 +195,9 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._hub import (
     quantisation_name,
     quantisations,
 )
-from ansible_collections.llamacpp.cluster.plugins.module_utils._hub_memory import HubMemory
 from ansible_collections.llamacpp.cluster.plugins.module_utils._join import whole_files
 from ansible_collections.llamacpp.cluster.plugins.module_utils._model_name import stem
 from ansible_collections.llamacpp.cluster.plugins.module_utils._read_model import read_addresses
-
-# Options that make another answer.
-_QUESTION = ("repo", "revision", "headers", "quants", "folder", "file", "beside")
 
 
 class Repository:
@@ -202,8 +206,7 @@ class Repository:
     def __init__(self, params: dict[str, Any]) -> None:
         self.params = params
         self.repo: str = params["repo"]
-        # Whether another time may tell more.
-        self.passing = False
+        self.away = False
         client = hub_client(params["token"], params["timeout"])
         self.commit = hub_commit(self.repo, params["revision"], client)
         self.files = hub_files(self.repo, self.commit, client)
@@ -249,6 +252,7 @@ class Repository:
             "files": [dict(item._asdict()) for item in self.files],
             "quantisations": found,
             "beside": beside,
+            "away": self.away,
         }
 
     def header(self, names: list[str]) -> dict[str, Any]:
@@ -262,7 +266,8 @@ class Repository:
             # What is true of the whole repository.
             if is_away(error) or error.status in (401, 403):
                 raise
-            self.passing = self.passing or error.status is None
+            # It broke off, or sent nonsense.
+            self.away = self.away or error.status is None
             return {"msg": str(error)}
 
     def describe(self, own: list[Wanted]) -> dict[str, Any]:
@@ -274,7 +279,7 @@ class Repository:
             "bytes": sum(item.size for item in own),
             "sha256": [item.sha256 for item in own],
             "parts": parts,
-            "urls": first_addresses(self.repo, self.commit, parts),
+            "urls": [Address(self.repo, names[0], self.commit).url() for names in parts],
         }
         if self.params["headers"]:
             found.update(self.header([name for names in parts for name in names]))
@@ -283,15 +288,6 @@ class Repository:
 
 def _whole_name(parts: list[str]) -> str:
     return next(iter(whole_files(parts)))
-
-
-def _keep(module: AnsibleModule, memory: HubMemory, found: dict[str, Any]) -> None:
-    try:
-        memory.keep(found)
-    except OSError as error:
-        module.warn(
-            "memory = %s: %s. Each run needs the hub until it can be written." % (module.params["memory"], error)
-        )
 
 
 def main() -> None:
@@ -316,21 +312,16 @@ def main() -> None:
     params = module.params
     if params["endpoint"]:
         os.environ["HF_ENDPOINT"] = params["endpoint"]
-    question = {name: params[name] for name in _QUESTION}
-    memory = HubMemory(params["memory"], endpoint(), question) if params["memory"] else None
+    place = shown(endpoint())
+    repository = None
     try:
         repository = Repository(params)
         found = repository.look()
     except (ChoiceError, OSError) as error:
-        before = memory.recall() if memory and isinstance(error, RemoteError) and is_away(error) else None
-        if before is None:
-            module.fail_json(msg=str(error))
-        found, since = before
-        module.warn("%s. What the hub said at %s is used." % (error, since))
-    else:
-        if memory and not repository.passing and not module.check_mode:
-            _keep(module, memory, found)
-    module.exit_json(changed=False, **found)
+        away = repository.away if repository else False
+        away = away or (isinstance(error, RemoteError) and is_away(error))
+        module.fail_json(msg=str(error), endpoint=place, away=away)
+    module.exit_json(changed=False, endpoint=place, **found)
 
 
 if __name__ == "__main__":

@@ -120,74 +120,21 @@ def test_a_broken_file_is_its_own_fault(run_module, repository):
     assert result["failed"] and result["msg"].startswith("hf://owner/model: it is not a GGUF file")
 
 
-@pytest.fixture
-def ask(run_module, repository, tmp_path, monkeypatch):
-    """Ask about the repository, with a memory."""
-
-    warnings = []
-    # In a process that has imported the control node's side of Ansible, warnings do not go into the result.
-    monkeypatch.setattr(hub_info.AnsibleModule, "warn", lambda _module, text: warnings.append(text))
-
-    def asked(**changes):
-        warnings.clear()
-        given = {"headers": True, "memory": str(tmp_path / "m"), "endpoint": repository.url, **changes}
-        return {**run_module(hub_info, repo="owner/model", **given), "warnings": list(warnings)}
-
-    return asked
-
-
-def test_a_hub_that_is_away_said_what_it_said(ask, repository):
-    told = ask(token="hf_secret")
-    away = "http://somebody:hidden@127.0.0.1:9"
-    assert ask(endpoint=away)["failed"], "another hub may have other files"
-    repository.shutdown()
-    repository.server_close()
-    result = ask(token="hf_secret")
-    (warning,) = result["warnings"]
-    assert "What the hub said at 20" in warning and "UTC is used" in warning and repository.url in warning
-    assert {**result, "warnings": []} == told
-    for changes in ({"quants": ["Q8_0"]}, {"revision": "v2"}, {"beside": ["tokenizer"]}, {"memory": None}):
-        assert ask(**changes)["failed"]
-
-
-def test_the_memory_has_no_secrets_and_check_mode_writes_none(ask, repository, tmp_path):
-    with_password = repository.url.replace("://", "://somebody:hidden@")
-    ask(token="hf_secret", endpoint=with_password, check=True)
-    assert not (tmp_path / "m").exists()
-    ask(token="hf_secret", endpoint=with_password)
-    (kept,) = (tmp_path / "m").iterdir()
-    assert "hidden" not in kept.read_text() and "hf_secret" not in kept.read_text()
-
-
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_hub_that_cannot_answer_now_is_away(ask, repository, status):
-    told = ask()
-    repository.refusals = [(status, {"Retry-After": "600"})]
-    result = ask()
-    assert "What the hub said at" in result["warnings"][0]
-    assert result["quantisations"] == told["quantisations"]
-    assert not ask()["warnings"], "it is asked again"
-
-
-@pytest.mark.parametrize(("status", "code"), [(401, ""), (403, "GatedRepo"), (404, "RepoNotFound")])
-def test_a_hub_that_refuses_is_believed(ask, repository, status, code):
-    ask()
-    repository.refusals = [(status, {"X-Error-Code": code})]
-    assert ask()["failed"]
-
-
-def test_a_memory_that_cannot_be_read_is_none(ask, repository, tmp_path):
-    ask()
-    (kept,) = (tmp_path / "m").iterdir()
-    for content in ("", "[]", '{"answer": {}}', '{"answer": {"quantisations": {"Q8_0": null}}}'):
-        kept.write_text(content)
-        repository.refusals = [(503, {"Retry-After": "600"})]
-        result = ask()
-        assert result["failed"] and "503" in result["msg"]
-
-
-def test_a_memory_that_cannot_be_written_is_said(ask, tmp_path):
-    (tmp_path / "m").write_text("")
-    result = ask()
-    assert result["commit"] == COMMIT
-    assert str(tmp_path / "m") in result["warnings"][0]
+def test_who_is_away_and_who_refuses(run_module, repository, tmp_path):
+    told = run_module(hub_info, repo="owner/model", memory=str(tmp_path / "m"))
+    assert (told["away"], told["endpoint"]) == (False, repository.url)
+    assert not (tmp_path / "m").exists(), "it is the action plugin's"
+    for status, code, away in (
+        (429, "", True),
+        (503, "", True),
+        (401, "", False),
+        (403, "GatedRepo", False),
+        (404, "RepoNotFound", False),
+    ):
+        repository.refusals = [(status, {"X-Error-Code": code, "Retry-After": "600"})]
+        result = run_module(hub_info, repo="owner/model")
+        assert (result["failed"], result["away"]) == (True, away), status
+    result = run_module(hub_info, repo="owner/model", endpoint="http://somebody:hidden@127.0.0.1:9")
+    assert (result["away"], result["endpoint"]) == (True, "http://127.0.0.1:9")
+    assert "hidden" not in result["msg"]
+    assert run_module(hub_info, repo="owner/model", endpoint=repository.url, quants=["Q6_K"])["away"] is False
