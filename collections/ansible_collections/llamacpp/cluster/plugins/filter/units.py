@@ -22,6 +22,7 @@ class FilterModule:
             "endpoints": endpoints,
             "local_endpoint": _units.local_endpoint,
             "retired_units": _units.retired_units,
+            "served_use": _units.served_use,
             "unit_arguments": _units.unit_arguments,
             "unit_word": _units.quote,
             "watched_files": _units.watched_files,

@@ -16,12 +16,54 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 _BUFFER = re.compile(r"load_tensors:\s+(\S+) model buffer size =\s+([0-9.]+) MiB")
 _REMOTE = re.compile(r"^RPC(\d+)\[(.+)\]$")
 # Host memory has several buffer types; all of them are the head's own memory.
 _HOST = re.compile(r"^(CPU.*|.*_Host)$")
+
+# is_truthy (llama.cpp b11434, common/arg.cpp).
+_TRUE = ("on", "enabled", "true", "1")
+# What restricts a server to one use: the flags, and their variable.
+_USES = (
+    ("reranking", ("--rerank", "--reranking"), "LLAMA_ARG_RERANKING"),
+    ("embedding", ("--embedding", "--embeddings"), "LLAMA_ARG_EMBEDDINGS"),
+)
+
+
+class Question(NamedTuple):
+    """What a server that serves ``use`` is asked: ``body`` at ``path``."""
+
+    use: str
+    path: str
+    body: Mapping[str, Any]
+
+
+def served(args: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return what a head with these arguments serves: ``completion``, ``embedding`` or ``reranking``."""
+    for use, flags, variable in _USES:
+        if set(flags).intersection(args) or str(environment.get(variable, "")) in _TRUE:
+            return use
+    return "completion"
+
+
+def question(use: str, tokens: int) -> Question:
+    """Return a question that every model can answer; ``tokens``: of a completion."""
+    if use == "reranking":
+        return Question(use, "/v1/rerank", {"query": "Hello", "documents": ["Hello"]})
+    if use == "embedding":
+        # /v1/embeddings refuses --pooling none.
+        return Question(use, "/embedding", {"content": "Hello"})
+    body = {"prompt": "Hello", "n_predict": tokens, "temperature": 0, "cache_prompt": False}
+    return Question(use, "/completion", body)
+
+
+def answered(use: str, answer: Any) -> bool:
+    """Whether what a server said to :func:`question` is an answer."""
+    if use == "embedding":
+        return isinstance(answer, list) and bool(answer) and bool(answer[0].get("embedding"))
+    return isinstance(answer, dict) and bool(answer.get("results" if use == "reranking" else "tokens_predicted"))
 
 
 def model_buffers(log: str) -> dict[str, float]:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.llamacpp.cluster.plugins.module_utils._proof import served
+
 # systemd.syntax(7): these need quotes; % and $ mean something to systemd and are doubled.
 _PLAIN = re.compile(r"^[A-Za-z0-9_@+=:,./\[\]-]+$")
 _WILDCARDS = ("0.0.0.0", "::", "")
@@ -49,6 +51,11 @@ def local_endpoint(instance: Mapping[str, Any]) -> str:
     if host in _WILDCARDS:
         host = "127.0.0.1"
     return "http://%s:%d" % ("[%s]" % host if ":" in host else host, instance["port"])
+
+
+def served_use(instance: Mapping[str, Any]) -> str:
+    """Return what an instance serves: ``completion``, ``embedding`` or ``reranking``."""
+    return served(instance["args"], instance["environment"])
 
 
 def watched_files(instance: Mapping[str, Any]) -> list[str]:

@@ -39,6 +39,13 @@ options:
     description: Seconds to wait for the model to load.
     type: int
     default: 300
+  use:
+    description:
+      - What the server serves. With V(embedding) or V(reranking), which the arguments of these names restrict
+        llama-server to, it is asked for that in place of a completion.
+    type: str
+    choices: [completion, embedding, reranking]
+    default: completion
   tokens:
     description: Tokens to generate for the completion.
     type: int
@@ -76,14 +83,14 @@ buffers:
   sample: {"CPU": 100.68, "10.0.0.2:50052": 109.14}
 completion:
   description: Text of the completion.
-  returned: success
+  returned: when O(use=completion)
   type: str
 tokens_per_second:
   description: Decoding rate that the server reports for the completion.
-  returned: success
+  returned: when O(use=completion)
   type: float
 fabric_bytes:
-  description: Bytes that the head's fabric interface sent and received during the completion.
+  description: Bytes that the head's fabric interface sent and received for the answer.
   returned: success
   type: int
 waited:
@@ -103,11 +110,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import Progress
 from ansible_collections.llamacpp.cluster.plugins.module_utils._proof import (
+    answered,
     interface_bytes,
     interface_of,
     missing_buffers,
     missing_connections,
     model_buffers,
+    question,
 )
 from ansible_collections.llamacpp.cluster.plugins.module_utils._systemd import PROPERTIES, parse_show
 from ansible_collections.llamacpp.cluster.plugins.module_utils._textfile import bring
@@ -228,6 +237,7 @@ def main() -> None:
             "fabric_address": {"type": "str"},
             "api_key_file": {"type": "path", "no_log": False},
             "timeout": {"type": "int", "default": 300},
+            "use": {"type": "str", "choices": ["completion", "embedding", "reranking"], "default": "completion"},
             "tokens": {"type": "int", "default": 8, "no_log": False},
             "probe": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
@@ -240,21 +250,20 @@ def main() -> None:
             module.exit_json(changed=False, healthy=False)
         waited = proof.wait_healthy()
         before = proof.fabric_counter()
-        proof.progress.say("asking for a completion", now=True)
-        status, answer = proof.request(
-            "/completion",
-            {"prompt": "Hello", "n_predict": module.params["tokens"], "temperature": 0, "cache_prompt": False},
-            timeout=module.params["timeout"],
+        asked = question(module.params["use"], module.params["tokens"])
+        proof.progress.say(
+            "asking for a completion" if asked.use == "completion" else "asking for %s" % asked.use, now=True
         )
-        if status != 200 or not answer.get("tokens_predicted"):
-            proof.fail("no completion: status %d, %s" % (status, json.dumps(answer)[:500]))
+        status, answer = proof.request(asked.path, dict(asked.body), timeout=module.params["timeout"])
+        if status != 200 or not answered(asked.use, answer):
+            proof.fail("no %s: status %d, %s" % (asked.use, status, json.dumps(answer)[:500]))
         moved = proof.fabric_counter() - before
         devices = module.params["devices"]
         absent = missing_connections(devices, proof.connections())
         if absent:
             proof.fail("no connection to %s, which the plan gives a share" % ", ".join(absent))
         if any(device["endpoint"] for device in devices) and module.params["fabric_address"] and moved <= 0:
-            proof.fail("not a byte crossed the fabric during a completion that needs the workers")
+            proof.fail("not a byte crossed the fabric for an answer that needs the workers")
         buffers = proof.buffers()
         if buffers is not None:
             absent = missing_buffers(devices, buffers)
@@ -264,15 +273,11 @@ def main() -> None:
         module.fail_json(msg="%s: %s" % (module.params["unit"], error))
     finally:
         proof.progress.close()
-    module.exit_json(
-        changed=False,
-        healthy=True,
-        buffers=buffers,
-        completion=answer.get("content", ""),
-        tokens_per_second=answer.get("timings", {}).get("predicted_per_second"),
-        fabric_bytes=moved,
-        waited=round(waited, 1),
-    )
+    result = {"healthy": True, "buffers": buffers, "fabric_bytes": moved, "waited": round(waited, 1)}
+    if asked.use == "completion":
+        result["completion"] = answer.get("content", "")
+        result["tokens_per_second"] = answer.get("timings", {}).get("predicted_per_second")
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

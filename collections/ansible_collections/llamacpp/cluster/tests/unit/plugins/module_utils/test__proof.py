@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ansible_collections.llamacpp.cluster.plugins.module_utils import _proof
 
 # Lines as llama.cpp b11434 wrote them on two workers and a CPU-only head.
@@ -77,3 +79,33 @@ def test_interface_and_its_counters():
     assert _proof.interface_of("10.0.1.1", listed) == ""
     assert _proof.interface_bytes("fab0", table) == 1234
     assert _proof.interface_bytes("mgmt0", table) == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "environment", "use"),
+    [
+        (["--model", "m.gguf"], {}, "completion"),
+        (["--embedding", "--pooling", "mean"], {}, "embedding"),
+        (["--embeddings"], {}, "embedding"),
+        ([], {"LLAMA_ARG_EMBEDDINGS": "1"}, "embedding"),
+        ([], {"LLAMA_ARG_EMBEDDINGS": "0"}, "completion"),
+        (["--embedding", "--reranking"], {}, "reranking"),
+        ([], {"LLAMA_ARG_RERANKING": "on"}, "reranking"),
+    ],
+)
+def test_what_a_head_serves(args, environment, use):
+    assert _proof.served(args, environment) == use
+    assert _proof.question(use, 8).use == use
+
+
+def test_only_an_answer_to_the_question_is_one():
+    error = {"error": "the current context does not support logits computation"}
+    answers = {
+        "completion": {"content": "a", "tokens_predicted": 8},
+        "embedding": [{"index": 0, "embedding": [[0.5, 0.25]]}],
+        "reranking": {"results": [{"index": 0, "relevance_score": 0.5}]},
+    }
+    for use in answers:
+        assert [key for key, answer in answers.items() if _proof.answered(use, answer)] == [use]
+        assert not _proof.answered(use, error)
+    assert not _proof.answered("embedding", [])
