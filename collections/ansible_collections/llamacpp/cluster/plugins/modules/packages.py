@@ -82,6 +82,8 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._progress import 
 from ansible_collections.llamacpp.cluster.plugins.module_utils._textfile import bring
 
 LOCK_SECONDS = 300
+# Proxies that mix up questions which come before the answer to the one before let apt wait for ever (apt.conf(5)).
+ACQUIRE = ("Acquire::http::Pipeline-Depth=0", "Acquire::Retries=3")
 TAIL = 1500
 
 
@@ -103,7 +105,7 @@ def apt_get(arguments: list[str], progress: Progress) -> tuple[int, str]:
     """Run apt-get, show its status pipe as progress; return exit code and output."""
 
     def command(status: int) -> list[str]:
-        options = ["APT::Status-Fd=%d" % status, "DPkg::Lock::Timeout=%d" % LOCK_SECONDS]
+        options = ["APT::Status-Fd=%d" % status, "DPkg::Lock::Timeout=%d" % LOCK_SECONDS, *ACQUIRE]
         return ["apt-get", "--yes", "--quiet", *("--option=%s" % option for option in options), *arguments]
 
     def show(line: str) -> None:
