@@ -55,8 +55,7 @@ class Node(watch.WatchedAction):
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setattr(watch, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(watch, "FIRST_SECONDS", 0.01)
-    monkeypatch.setattr(watch, "SHOW_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "SHOW_SECONDS", 0.1)
     directory = tmp_path / "a directory"
     directory.mkdir()
     return Node(directory)

@@ -186,7 +186,9 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._swarm_torrent im
 from ansible_collections.llamacpp.cluster.plugins.module_utils._swarm_unit import SwarmUnit, addresses, number
 from ansible_collections.llamacpp.cluster.plugins.module_utils._transient import UnitError
 
-POLL_SECONDS = 0.5
+# Seldom while much is to come, often towards the end: each look costs a process, on nodes that have their hands full.
+POLL_SECONDS = 0.3
+LONGEST_POLL_SECONDS = 3.0
 # An engine that gives up says nothing more of how far it is, so this module does it first.
 PATIENCE_SECONDS = 30
 ORIGIN = "the swarm (if it happens again, the torrent was made of wrong bytes: scrub the stores that give the model)"
@@ -325,7 +327,7 @@ class Swarm:
             if total:
                 text = amount(done - (first or 0), total - (first or 0), started, now)
                 self.progress.say("swarm of %d peers: %s" % (number(report, "peers"), text))
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause(done - (first or 0), total - done, now - started))
 
     def _broken(self, report: Mapping[str, Any], why: str, remedy: str) -> str:
         here = "it does not run"
@@ -346,6 +348,13 @@ class Swarm:
             if work.lacking() and status.report.get("pieces"):
                 work.leave(status.report["pieces"])
         return stopped
+
+
+def pause(came: int, left: int, seconds: float) -> float:
+    """Return how long nobody has to look again: a quarter of the time that what is left will take, within bounds."""
+    if came <= 0 or left < 0:
+        return POLL_SECONDS
+    return min(max(left / (came / max(seconds, 0.001)) / 4, POLL_SECONDS), LONGEST_POLL_SECONDS)
 
 
 def main() -> None:

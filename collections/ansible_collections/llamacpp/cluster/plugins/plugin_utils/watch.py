@@ -21,17 +21,29 @@ from ansible.utils.display import Display
 
 display = Display()
 
-# The first look, and the longest time from one to the next. Each costs a shell on the node: a module that looks would
-# start Python there every time, and on a node that has its hands full take from the work that it looks at.
-FIRST_SECONDS = 0.25
-POLL_SECONDS = 1.0
+# Often enough that nobody waits for the end of quick work. A shell on the node looks: an answer over SSH, or a module,
+# for each look would take from a node that has its hands full what the work needs.
+POLL_SECONDS = 0.2
 # Often enough to see that it lives, seldom enough to read the rest of the run.
 SHOW_SECONDS = 5.0
 # Longer than any build or download that somebody would wait for in one run.
 LIMIT_SECONDS = 6 * 3600
 PROGRESS_DIRECTORY = "/tmp"
-# For grep: ansible.modules.async_wrapper writes a dictionary, with truth as 1 and 0 or as true and false.
-_RUNNING = '^{"started": [a-z0-9]*, "finished": [f0]'
+# ansible.modules.async_wrapper writes a dictionary first, with truth as 1 and 0 or as true and false.
+_LOOK = """
+looks=%(looks)d
+while :; do
+  case "$(head -c 64 %(results)s 2>/dev/null)" in
+    '{"started": '*', "finished": '[f0]*) state=running ;;
+    *) state=ended; break ;;
+  esac
+  looks=$((looks - 1))
+  [ $looks -gt 0 ] || break
+  sleep %(pause)s
+done
+echo $state
+cat %(progress)s 2>/dev/null || true
+"""
 
 
 class WatchedAction(ActionBase):
@@ -52,11 +64,8 @@ class WatchedAction(ActionBase):
         results = "%s/%s" % (self._async_dir(), job)
         started = time.monotonic()
         shown, shown_at = "", started + quiet - SHOW_SECONDS
-        pause = FIRST_SECONDS
         while True:
-            time.sleep(pause)
-            pause = min(2 * pause, POLL_SECONDS)
-            running, line = self._look(results, progress)
+            running, line = self._look(results, progress, max(0.0, shown_at + SHOW_SECONDS - time.monotonic()))
             if not running:
                 status = self._execute_module(
                     module_name="ansible.legacy.async_status",
@@ -65,9 +74,12 @@ class WatchedAction(ActionBase):
                 )
                 if status.get("finished"):
                     break
-            if line and line != shown and time.monotonic() - shown_at >= SHOW_SECONDS:
-                shown, shown_at = line, time.monotonic()
-                display.display("    %s: %s (%d s)" % (delegated, line, time.monotonic() - started))
+                time.sleep(POLL_SECONDS)
+            if time.monotonic() - shown_at >= SHOW_SECONDS:
+                shown_at = time.monotonic()
+                if line and line != shown:
+                    shown = line
+                    display.display("    %s: %s (%d s)" % (delegated, line, time.monotonic() - started))
         self._low_level_execute_command("rm -f %s %s" % (_quoted(results), progress))
         result = {
             key: value
@@ -76,15 +88,18 @@ class WatchedAction(ActionBase):
         }
         return result
 
-    def _look(self, results: str, progress: str) -> tuple[bool, str]:
-        """Return whether the module runs, and how far it is.
+    def _look(self, results: str, progress: str, patience: float) -> tuple[bool, str]:
+        """Wait for the module, ``patience`` seconds at most; return whether it still runs, and how far it is.
 
         Until it ends, its file of results holds what Ansible's async wrapper writes first. Whatever else is there is
         for async_status to understand.
         """
-        begins = shlex.quote(_RUNNING)
-        running = "head -c 64 %s 2>/dev/null | grep -q %s" % (_quoted(results), begins)
-        script = "if %s; then echo running; else echo ended; fi; cat %s 2>/dev/null || true" % (running, progress)
+        script = _LOOK % {
+            "results": _quoted(results),
+            "progress": progress,
+            "looks": int(patience / POLL_SECONDS) + 1,
+            "pause": POLL_SECONDS,
+        }
         state, _newline, line = str(self._low_level_execute_command(script).get("stdout", "")).partition("\n")
         return state.strip() == "running", line.strip()
 

@@ -151,6 +151,13 @@ def test_from_one_to_two(node, seed, state, tmp_path):
     assert node(2, "finished")["changed"] is False
 
 
+def test_looks_are_seldom_while_much_is_to_come():
+    assert swarm.pause(0, 10**9, 5.0) == swarm.POLL_SECONDS
+    assert swarm.pause(10**8, 10**10, 1.0) == swarm.LONGEST_POLL_SECONDS
+    assert swarm.pause(10**8, 4 * 10**8, 1.0) == 1.0
+    assert swarm.pause(10**9, 10**6, 10.0) == swarm.POLL_SECONDS
+
+
 def test_who_takes_can_wait_at_once(node, seed, state, tmp_path):
     torrent = seed()["torrent"]
     taken = node(2, "started", torrent=torrent, wait=True)
