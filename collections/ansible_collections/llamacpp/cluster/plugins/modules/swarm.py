@@ -52,8 +52,9 @@ options:
     default: false
   wait:
     description:
-      - Whether to go on with what O(state=finished) does, with O(state=started). That saves a task, and needs all nodes
-        that take to run it at the same time (C(forks) of Ansible).
+      - With O(state=started), whether to go on with what O(state=finished) does, and with O(state=stopped) once no peer
+        wants anything any more. That saves two tasks, and needs all nodes that take to run it at the same time
+        (C(forks) of Ansible).
     type: bool
     default: false
   address:
@@ -189,6 +190,8 @@ from ansible_collections.llamacpp.cluster.plugins.module_utils._transient import
 # Seldom while much is to come, often towards the end: each look costs a process, on nodes that have their hands full.
 POLL_SECONDS = 0.3
 LONGEST_POLL_SECONDS = 3.0
+# Peers that take nothing for as long find enough elsewhere.
+LINGER_SECONDS = 5.0
 # An engine that gives up says nothing more of how far it is, so this module does it first.
 PATIENCE_SECONDS = 30
 ORIGIN = "the swarm (if it happens again, the torrent was made of wrong bytes: scrub the stores that give the model)"
@@ -329,6 +332,20 @@ class Swarm:
                 self.progress.say("swarm of %d peers: %s" % (number(report, "peers"), text))
             time.sleep(pause(done - (first or 0), total - done, now - started))
 
+    def linger(self) -> None:
+        """Give until nobody takes any more. Engines that all have everything leave each other."""
+        sent, sent_at = -1, time.monotonic()
+        while True:
+            active, report = self.unit.status()
+            if not active or not number(report, "peers"):
+                return
+            if number(report, "sent") != sent:
+                sent, sent_at = number(report, "sent"), time.monotonic()
+            if time.monotonic() - sent_at > LINGER_SECONDS:
+                return
+            self.progress.say("giving to %d peers" % number(report, "peers"))
+            time.sleep(POLL_SECONDS)
+
     def _broken(self, report: Mapping[str, Any], why: str, remedy: str) -> str:
         here = "it does not run"
         if number(report, "bytes"):
@@ -398,6 +415,8 @@ def main() -> None:
             result = swarm.start()
             if module.params["wait"] and not module.check_mode:
                 result.update(swarm.finish(), changed=True)
+                swarm.linger()
+                swarm.stop()
     except (UnitError, StoreError, TorrentError, OSError) as error:
         module.fail_json(msg=str(error))
     finally:

@@ -165,7 +165,8 @@ def test_who_takes_can_wait_at_once(node, seed, state, tmp_path):
     assert present(tmp_path, 2)
     assert node(3, "started", torrent=torrent, wait=True, check=True)["changed"]
     assert not present(tmp_path, 3)
-    assert node(2, "stopped")["changed"], "it goes on giving"
+    assert not node(2, "stopped")["changed"], "nobody wants anything any more"
+    assert node(1, "stopped")["changed"]
 
 
 def test_a_second_start_gives_only(node, seed, state, tmp_path):
