@@ -9,8 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Of a planned instance, what decides which weights its workers are sent.
-_DECIDES = ("devices", "settings", "tensor_split", "gpu_layers", "args", "environment")
+from ansible_collections.llamacpp.cluster.plugins.module_utils._worker_tensors import decides
 
 
 def cached_instances(plan: Mapping[str, Any], node: str) -> list[Mapping[str, Any]]:
@@ -32,10 +31,9 @@ def stamp(plan: Mapping[str, Any], node: str) -> str:
         return ""
     decided = [
         {
-            **{key: instance[key] for key in _DECIDES},
+            **decides(instance),
             # Another release may have the program that seeds where this one had none.
             "releases": [worker["release"] for worker in instance["workers"]],
-            "endpoints": ["%s:%d" % (worker["host"], worker["port"]) for worker in instance["workers"]],
             "files": plan["models"][instance["model"]["name"]]["files"],
         }
         for instance in instances

@@ -40,6 +40,7 @@ _DENSE_LAYERS = ("-ncffn", "--n-cpu-ffn")
 _ENVIRONMENT = (("LLAMA_ARG_OVERRIDE_TENSOR", _OVERRIDE[0]), ("LLAMA_ARG_N_CPU_FFN", _DENSE_LAYERS[0]))
 # ggml_backend_rpc_buffer_type: what --override-tensor calls a worker's memory.
 _WORKER_BUFFER = re.compile(r"^RPC\d*\[(.+)\]$")
+_SETTINGS = ("split_mode", "gpu_layers", "tensor_split", "cpu_moe", "n_cpu_moe")
 
 
 class Tensor(NamedTuple):
@@ -94,6 +95,28 @@ def worker_tensors(
             if endpoint in nodes:
                 found.setdefault(nodes[endpoint], []).append(tensor)
     return found
+
+
+def decides(instance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all of a planned instance that :func:`worker_tensors` looks at: the same, and workers are sent the same.
+
+    How many slots or how much context it has does not count, unless layers move for it.
+    """
+    settings = {key: instance["settings"][key] for key in _SETTINGS}
+    devices = [[item[key] for key in ("device", "host", "endpoint", "kind", "layers")] for item in instance["devices"]]
+    if not settings["tensor_split"]:
+        # Then llama.cpp splits by memory.
+        devices = [[*facts, item["memory_bytes"]] for facts, item in zip(devices, instance["devices"])]
+    words = [pair for pair in _pairs(instance["args"]) if pair[0] in ("--device", *_OVERRIDE, *_DENSE_LAYERS)]
+    environment = {name: str(instance["environment"].get(name, "")) for name, _flag in _ENVIRONMENT}
+    endpoints = [(worker["node"], worker["host"], worker["port"]) for worker in instance["workers"]]
+    return {
+        "devices": devices,
+        "settings": settings,
+        "words": words,
+        "environment": environment,
+        "endpoints": endpoints,
+    }
 
 
 def _alone(model: ModelFacts, name: str) -> Weights:

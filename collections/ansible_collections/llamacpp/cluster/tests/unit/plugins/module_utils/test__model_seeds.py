@@ -57,6 +57,27 @@ def test_another_plan_is_seeded(plan, change):
     assert list(_model_seeds.to_seed(after, {"node2": before}, [])) == ["node2"]
 
 
+def test_more_slots_are_no_other_weights(plan):
+    before = kept(plan, "node2")
+    after = copy.deepcopy(plan)
+    after["instances"][0]["args"] += ["--parallel", "2"]
+    for device in after["instances"][0]["devices"]:
+        device["context_bytes"] += 1 << 20
+    assert _model_seeds.to_seed(after, {"node2": before}, []) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"args": ["-ot", "ffn=CPU"]}, {"args": ["--n-cpu-ffn", "2"]}, {"environment": {"LLAMA_ARG_N_CPU_FFN": "2"}}],
+)
+def test_what_moves_single_tensors_is_seeded(plan, change):
+    before = kept(plan, "node2")
+    after = copy.deepcopy(plan)
+    after["instances"][0]["args"] += change.get("args", [])
+    after["instances"][0]["environment"].update(change.get("environment", {}))
+    assert list(_model_seeds.to_seed(after, {"node2": before}, [])) == ["node2"]
+
+
 def test_a_worker_without_a_cache_is_not_seeded(plan):
     for item in plan["instances"]:
         for worker in item["workers"]:

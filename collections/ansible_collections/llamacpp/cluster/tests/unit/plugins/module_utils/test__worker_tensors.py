@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, the llamacpp.cluster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which tensors a worker is asked for. Real workers wrote the same: tests/cluster/test_cache_seeding.py."""
+"""Which tensors a worker is asked for. Real workers wrote the same: tests/cluster/test_worker_caches.py."""
 
 from __future__ import annotations
 
