@@ -81,7 +81,7 @@ def test_wheels_for_another_machine(run_module, index, tmp_path, versions):
     own = "cp%d%d" % sys.version_info[:2]
     pythons = ["cp" + version.replace(".", "") for version in versions] or [own]
     for machine in ("x86_64", "aarch64"):
-        for python in {"cp39", "cp312", own}:
+        for python in sorted({"cp39", "cp312", own}):
             write_wheel(index, "engine", "1.0", ["inner"], "%s-%s-manylinux2014_%s" % (python, python, machine))
     other = "aarch64" if platform.machine() == "x86_64" else "x86_64"
     done = run_module(
