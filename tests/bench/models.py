@@ -119,9 +119,11 @@ class Models:
         self._forget("node1")
         hub = SimulatedHub(Lab(NAME).host_address("management"))
         try:
-            hub.add(HUB_REPO, {"model-Q8_0.gguf": BIG})
-            model = {"repo": HUB_REPO, "quant": "Q8_0", "from": "node"}
-            found["hub"] = self._place(1, "auto", model, llamacpp_hub_endpoint=hub.url)
+            hub.add(HUB_REPO, {"model-Q8_0.gguf": BIG, "small-Q4_0.gguf": MODEL})
+            # What asks the hub comes with the small one.
+            for quant in ("Q4_0", "Q8_0"):
+                model = {"repo": HUB_REPO, "quant": quant, "from": "node"}
+                found["hub"] = self._place(1, "auto", model, llamacpp_hub_endpoint=hub.url)
         finally:
             hub.stop()
         self._forget("node1")
