@@ -281,7 +281,7 @@ class Models:
         return time.monotonic() - began
 
     def _stop(self, empty: bool) -> None:
-        """Stop both; ``empty``: take what the worker has cached, and what says that it was seeded, so that it is again."""
+        """Stop both; ``empty``: forget what the worker has cached, and that it was seeded."""
         instance = self._instance()
         (worker,) = instance["workers"]
         self.lab.shell(instance["head"], f"systemctl stop {instance['unit']}")
